@@ -1,0 +1,1 @@
+"""What every process of the project needs around its own work: settings, logs, clock, health, metrics, workers."""

@@ -1,0 +1,117 @@
+"""The agent process: opens the devices, listens, runs until it is told to stop, drains, closes the devices cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+from importlib.metadata import PackageNotFoundError, version
+
+from mogile_core.errors import SettingError
+from mogile_core.runtime.logs import get_log
+from mogile_core.runtime.settings import parse_listen
+from mogile_storage.app import UUID, AgentApp
+from mogile_storage.health import Health
+from mogile_storage.http import Connection, sweep
+from mogile_storage.pool import Delivery
+from mogile_storage.registry import Registry
+from mogile_storage.settings import AgentSettings
+from mogile_storage.sidechannel import SideChannel, parse_networks
+
+log = get_log(__name__)
+
+RESCAN_SECONDS = 2.0
+BACKLOG = 4096
+
+
+def check(settings: AgentSettings) -> None:
+    """SettingError in one sentence for what can be seen before anything runs."""
+    if not os.path.isdir(settings.docroot):
+        raise SettingError(f"MOGILE_DOCROOT: there is no directory {settings.docroot}")
+    if not os.access(settings.docroot, os.R_OK | os.X_OK):
+        raise SettingError(f"MOGILE_DOCROOT: {settings.docroot} cannot be read by this user")
+    parse_networks(settings.admin_from)
+    if settings.cluster_id and not UUID.match(settings.cluster_id.lower()):
+        raise SettingError(f"MOGILE_CLUSTER_ID must be a UUID, got {settings.cluster_id!r}")
+
+
+def software_version() -> str:
+    try:
+        return version("mogile")
+    except PackageNotFoundError:
+        return "0"
+
+
+async def run(settings: AgentSettings) -> None:
+    """Serve until SIGTERM, SIGINT or a shutdown order; SettingError when a port is taken."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    _raise_descriptor_limit()
+    registry = Registry(settings, Delivery(loop))
+    app = AgentApp(settings, registry, software_version())
+    await loop.run_in_executor(None, registry.start)
+    (health_host, health_port), *_ = parse_listen(settings.http_listen, "http_listen")
+    health = Health(app, registry).server(health_host, health_port)
+    sidechannel = SideChannel(registry, stop.set, parse_networks(settings.admin_from))
+    server = await _listen(settings, app)
+    try:
+        try:
+            await sidechannel.start(settings.http_address, settings.mgmt_port)
+        except OSError as failure:
+            raise _port_error("MOGILE_MGMT_PORT", settings.http_address, settings.mgmt_port, failure) from failure
+        await server.start_serving()  # after the side channel: a node that takes requests has it
+        await health.start()  # last: what is ready answers on its other ports
+        gc.collect()
+        gc.freeze()  # what was made at start stays: the collector need not look at it again
+        states = {f"dev{d}": str(device.state) for d, device in registry.devices.items()}
+        log.info("storage agent is up", address=settings.http_address, port=settings.http_port, **states)
+        await _until(stop, registry, app)
+        log.info("stopping")
+    finally:
+        server.close()
+        await app.drain(settings.drain_seconds)
+        await sidechannel.stop()
+        await health.stop()
+        await loop.run_in_executor(None, registry.stop)
+
+
+async def _until(stop: asyncio.Event, registry: Registry, app: AgentApp) -> None:
+    async def rescan() -> None:
+        while True:
+            await asyncio.sleep(RESCAN_SECONDS)
+            try:
+                await registry.rescan()
+            except OSError as failure:
+                log.error("cannot list the document root", reason=str(failure))
+
+    helpers = [asyncio.ensure_future(rescan()), asyncio.ensure_future(sweep(app.connections))]
+    try:
+        await stop.wait()
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+
+
+async def _listen(settings: AgentSettings, app: AgentApp) -> asyncio.Server:
+    """Take the port; nobody is answered before `start_serving`."""
+    try:
+        return await asyncio.get_running_loop().create_server(
+            lambda: Connection(app), settings.http_address, settings.http_port, backlog=BACKLOG, start_serving=False
+        )
+    except OSError as failure:
+        raise _port_error("MOGILE_HTTP_PORT", settings.http_address, settings.http_port, failure) from failure
+
+
+def _port_error(name: str, host: str, port: int, failure: OSError) -> SettingError:
+    return SettingError(f"{name}: cannot listen on {host}:{port}: {os.strerror(failure.errno or 0)}")
+
+
+def _raise_descriptor_limit() -> None:
+    """As many connections and open files as the system allows this user."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,1 @@
+"""All durable state: PostgreSQL. SQL lives in `sql/`; nothing outside this package imports the driver."""

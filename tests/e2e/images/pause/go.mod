@@ -1,0 +1,3 @@
+module mogile.storage/tests/pause
+
+go 1.26.0

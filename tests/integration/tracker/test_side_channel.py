@@ -1,0 +1,58 @@
+"""The tracker's end of a node's side channel: many questions on one connection, and a node that stops answering."""
+
+import asyncio
+
+import pytest
+
+from mogile_core.errors import NodeUnreachableError
+from mogile_tracker.nodes.sidechannel import SideChannel
+
+ADDRESS = "127.0.20.5"
+
+
+class Node:
+    """Answers each line with itself, or keeps silent after a certain one."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.silent_after = ""
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while line := await reader.readline():
+                if line.decode().strip() == self.silent_after:
+                    await reader.read()
+                    return
+                writer.write(line)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+async def test_a_missed_answer_fails_all_that_wait_and_the_next_question_connects_anew() -> None:
+    node = Node()
+    server = await asyncio.start_server(node, ADDRESS, 0)
+    channel = SideChannel(ADDRESS, server.sockets[0].getsockname()[1], connect_timeout_seconds=5)
+    answers = await asyncio.gather(*(channel.ask(f"q{n}", timeout_seconds=5) for n in range(500)))
+    assert answers == [f"q{n}" for n in range(500)]
+    node.silent_after = "q3"
+    patient = [asyncio.create_task(channel.ask(f"q{n}", timeout_seconds=60)) for n in range(3)]
+    hasty = asyncio.create_task(channel.ask("q3", timeout_seconds=0.3))
+    behind = [asyncio.create_task(channel.ask(f"q{n}", timeout_seconds=60)) for n in range(4, 7)]
+    assert await asyncio.gather(*patient) == ["q0", "q1", "q2"]
+    with pytest.raises(NodeUnreachableError, match="did not answer in"):
+        await hasty
+    for each in behind:
+        with pytest.raises(NodeUnreachableError):
+            await each
+    node.silent_after = ""
+    assert await channel.ask("again", timeout_seconds=5) == "again"
+    given_up = asyncio.create_task(channel.ask("given up", timeout_seconds=5))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    assert await channel.ask("after it", timeout_seconds=5) == "after it", "its answer is not taken for another's"
+    assert node.connections == 2
+    await channel.close()
+    server.close()
