@@ -13,7 +13,6 @@ from mogile_core.errors import StoreUnavailableError
 from mogile_tracker.workers.delete import DeleteCopies
 from mogile_tracker.workers.replicate import Replicate
 
-
 DELETE_OF_ONE = re.compile(rb"DELETE /dev1/\S*/(\d{10})\.fid .*^if-match: \"([0-9a-f]{32})\"", re.I | re.S | re.M)
 DELETE_OF_MANY = re.compile(rb"POST /dev1/delete .*\r\n\r\n(\d+) ([0-9a-f]{32})\n\d+ [0-9a-f]{32}\n", re.S)
 
