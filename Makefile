@@ -54,6 +54,7 @@ lock: setup ## renew the lock files from pyproject.toml
 	  pyproject.toml -o requirements/dev.lock
 
 bench-tracker bench-storage bench-gateway: bench-%: setup ## benchmarks/<part>.py: bars, table and plots in benchmarks/out
+	@scripts/setup-tests bench
 	@$(PY) benchmarks/$*.py
 
 clean: ## remove what the tools left in the checkout
