@@ -4,7 +4,7 @@ Every device has one watcher thread. It alone decides the state, opens the devic
 second thread writes its usage file, mark and marker. The event loop never touches a device directory: it reads the fields the watcher
 left, and takes a device whose watcher has been inside a system call for HANG_SECONDS as hung, so one dead disk is answered 503 at
 once and holds up nobody. A disk whose directories still answer from memory is found out by the reads and writes of its pools that do
-not come back.
+not come back, and by a read past the page cache (module probe), since most reads are nginx's.
 
 A failed sync or an EIO while writing makes a device `failed` until the process starts again: the kernel forgets such an error once
 it was told, so nothing that happens later could prove the device well.
@@ -290,7 +290,7 @@ class Device:
         """Stop serving. The descriptor stays open while jobs may still use it, and not longer: it would pin a removed disk."""
         service, self.service = self.service, None
         if service is not None:
-            service.close_pools()
+            service.close_threads()
             self._retired.append(service)
             with contextlib.suppress(OSError):
                 service.store.remove_plain(USAGE_NAME)
@@ -322,7 +322,7 @@ class Device:
             thread.join(timeout=2.0)
         if self._writer.is_alive():
             return
-        service.close_pools()
+        service.close_threads()
         try:
             if not service.store.each:
                 sync_file_system(service.store.fd)

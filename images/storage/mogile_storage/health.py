@@ -26,7 +26,8 @@ def device_status(device: Device, scrubber: Scrubber) -> dict[str, object]:
     """One device of `/status`."""
     marker, space = device.marker, device.space
     hung = device.hung
-    store = device.service.store if device.service is not None else None
+    service = device.service
+    store = service.store if service is not None else None
     return {
         "devid": device.devid,
         "state": State.FAILED if hung else device.state,
@@ -35,6 +36,7 @@ def device_status(device: Device, scrubber: Scrubber) -> dict[str, object]:
         "volumeId": marker.volume_id if marker else "",
         "syncMode": device.sync_mode,
         "syncReason": device.sync_reason,
+        "dataProbe": service.probe.way if service is not None else "",
         "totalBytes": space.total if space else 0,
         "usedBytes": space.used if space else 0,
         "availableBytes": space.available if space else 0,

@@ -19,6 +19,7 @@ from mogile_storage.latency import Latency
 from mogile_storage.marker import MARKER_NAME, Marker, State, judge, judge_unmarked, new_marker, read_marker
 from mogile_storage.partials import Partials
 from mogile_storage.pool import Delivery, Pool
+from mogile_storage.probe import DataProbe
 from mogile_storage.recovery import Mark, recover
 from mogile_storage.service import Cluster, Service
 from mogile_storage.settings import AgentSettings
@@ -176,7 +177,8 @@ def _serve(place: Place, store: BlobStore, marker: Marker, reason: str, *, fresh
     streams = Pool(
         f"{name}-stream", delivery, threads=STREAM_THREADS, limit=QUEUE_JOBS_MAX, on_os_error=place.on_write_error
     )
+    probe = DataProbe(store.fd, MARKER_NAME, thread_name=f"{name}-probe", on_os_error=place.on_read_error)
     return Service(
         store=store, partials=partials, marker=marker, mark=mark, changes=changes, reads=reads, streams=streams,
-        sync_reason=reason,
+        probe=probe, sync_reason=reason,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from mogile_storage.blob import BlobStore
 from mogile_storage.marker import Marker
 from mogile_storage.partials import Partials
 from mogile_storage.pool import Pool
+from mogile_storage.probe import DataProbe
 from mogile_storage.recovery import Mark
 
 log = get_log(__name__)
@@ -22,7 +23,7 @@ WRITE_HANG_SECONDS = 10.0  # longer: a busy disk makes writers wait for its jour
 
 @dataclass(slots=True, kw_only=True)
 class Service:
-    """What serves an open device: its store, and pools for changes, reads and streamed bodies."""
+    """What serves an open device: its store, pools for changes, reads and streamed bodies, and the probe of the disk."""
 
     store: BlobStore
     partials: Partials
@@ -31,6 +32,7 @@ class Service:
     changes: Pool
     reads: Pool
     streams: Pool
+    probe: DataProbe
     sync_reason: str  # why changes are made durable the way they are
     scrubbing: bool = False
 
@@ -43,15 +45,16 @@ class Service:
         finally:
             self.scrubbing = False
 
-    def close_pools(self) -> None:
+    def close_threads(self) -> None:
         for pool in (self.changes, self.reads, self.streams):
             pool.close()
+        self.probe.close()
 
     @property
     def idle(self) -> bool:
         """Nothing uses the descriptors any more, and nothing will."""
         pools = (self.changes, self.reads, self.streams)
-        return all(pool.closed for pool in pools) and not self.pending and not self.scrubbing
+        return all(part.closed for part in (*pools, self.probe)) and not self.pending and not self.scrubbing
 
     @property
     def pending(self) -> int:
@@ -60,7 +63,7 @@ class Service:
     @property
     def reads_hang(self) -> bool:
         """A read does not come back."""
-        return self.reads.longest() > READ_HANG_SECONDS
+        return max(self.reads.longest(), self.probe.longest()) > READ_HANG_SECONDS
 
     @property
     def writes_hang(self) -> bool:

@@ -271,7 +271,7 @@ def loop_xfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 @pytest.fixture
-def sick_disk(tmp_path: Path) -> Iterator[Callable[[Path], Callable[[str], object]]]:
+def sick_disk(tmp_path: Path) -> Iterator[Callable[..., Callable[[str], object]]]:
     """Factory of devices that fail or hang to order (module sick_disk): `tell = sick_disk(mount_point); tell("hang .fid")`."""
     if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("a FUSE file system needs root and /dev/fuse")
@@ -285,11 +285,11 @@ def sick_disk(tmp_path: Path) -> Iterator[Callable[[Path], Callable[[str], objec
         control.with_suffix(".new").write_text(what)
         control.with_suffix(".new").rename(control)
 
-    def make(point: Path) -> Callable[[str], object]:
+    def make(point: Path, *options: str) -> Callable[[str], object]:
         behind = tmp_path / f"behind{len(running)}"
         behind.mkdir()
         program = str(Path(__file__).with_name("sick_disk.py"))
-        process = subprocess.Popen([sys.executable, program, str(behind), str(point), str(control)])
+        process = subprocess.Popen([sys.executable, program, str(behind), str(point), str(control), *options])
         running.append((point, process))
         wait_until(lambda: os.path.ismount(point), "the sick disk is mounted")
         return tell

@@ -1,10 +1,11 @@
 """A file system that passes everything on to a directory, and fails or hangs when it is told to (FUSE; run as a program).
 
-    python sick_disk.py <directory> <mount point> <control file>
+    python sick_disk.py <directory> <mount point> <control file> [<option of FUSE> ...]
 
 The control file holds `hang`, `eio`, or nothing, and after a blank a part of the paths it is meant for (without: all of them). With
 `hang:read`, `eio:write`, `hang:close` only that operation on open files is meant. It is read at each operation, and a hanging operation
-goes on when it changes. What hung is noted in `<control file>.met`.
+goes on when it changes. What hung is noted in `<control file>.met`. Unless the option kernel_cache is given the kernel forgets the
+pages of a file when it is opened again.
 """
 
 import errno
@@ -69,7 +70,7 @@ class SickDisk(mfusepy.Operations):
         os.truncate(self._at(path), length)
 
     def open(self, path, flags):
-        return os.open(self._at(path), flags & ~os.O_NOFOLLOW)
+        return os.open(self._at(path), flags & ~(os.O_NOFOLLOW | os.O_DIRECT))  # our buffers are not aligned
 
     def create(self, path, mode, fi=None):
         return os.open(self._at(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
@@ -106,5 +107,7 @@ class SickDisk(mfusepy.Operations):
 
 
 if __name__ == "__main__":
-    directory, point, control = map(os.path.abspath, sys.argv[1:])  # FUSE changes to the root directory
-    mfusepy.FUSE(SickDisk(directory, control), point, foreground=True, fsname="sick", attr_timeout=0, entry_timeout=0)
+    directory, point, control = map(os.path.abspath, sys.argv[1:4])  # FUSE changes to the root directory
+    more = dict.fromkeys(sys.argv[4:], True)
+    disk = SickDisk(directory, control)
+    mfusepy.FUSE(disk, point, foreground=True, fsname="sick", attr_timeout=0, entry_timeout=0, **more)

@@ -19,8 +19,17 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def sick_node(make_node, sick_disk):
     """dev1 is sick to order, dev2 is well; both hold files."""
-    node = make_node(2, start=False)
-    node.tell = sick_disk(node.docroot / "dev1")
+    return fill(make_node(2, start=False), sick_disk)
+
+
+@pytest.fixture
+def caching_node(make_node, sick_disk):
+    """The same, and the kernel keeps pages of dev1 as it does those of a disk, which it reads again only when they were dropped."""
+    return fill(make_node(2, start=False), sick_disk, "kernel_cache")
+
+
+def fill(node, sick_disk, *options):
+    node.tell = sick_disk(node.docroot / "dev1", *options)
     node.start().start_nginx()
     for fid in range(1, 9):
         assert node.put(1, fid, BODY).status == 201
@@ -144,6 +153,29 @@ def test_a_read_that_does_not_come_back_takes_the_device_out(sick_node, the):
     assert node.log().count("device does not answer devid=1") == 1
     for port in PORTS:
         the.wait_until(lambda port=port: node.get(1, 1, port=port).body == BODY, f"port {port} serves it again")
+
+
+def test_data_that_only_nginx_waits_for_takes_the_device_out(caching_node, the):
+    """Names and the pages in memory answer as before, and no client asks the agent for anything."""
+    node = caching_node
+    with node.file(1, 1).open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = workers(node)
+    node.tell("hang:read")
+    assert (node.docroot / "dev1" / ".mogile-device").read_bytes(), "the marker is in memory"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(ask_shortly, node, 7580, 1, 1, 250)
+        refused = lambda: (ask_shortly(node, 7580, 1, 2, HEALTHY_SECONDS) or (None,))[0] == 503  # noqa: E731
+        the.wait_until(refused, "nginx refuses the device")
+        assert ask_shortly(node, 7580, 2, 2, HEALTHY_SECONDS) == (200, LARGE)
+        assert node.get(2, 2).body == LARGE
+        assert node.put(2, 300, BODY).status == 201
+        assert node.status(1)["message"] == "the device does not answer"
+        the.wait_until(lambda: not workers(node) & before, "the worker that hangs is gone")
+        node.tell("")
+        assert stuck.result(90) is None, "its connection ended with the worker"
+    node.wait_state(1, "ready")
+    the.wait_until(lambda: node.get(1, 1, port=7580).body == BODY, "nginx serves it again")
 
 
 def test_a_write_that_does_not_come_back_stops_uploads_and_not_reads(sick_node, the):
