@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import http.client
 import json
 import os
@@ -44,7 +45,8 @@ STATUS_BYTES_MAX = 1 << 20
 HUNG_GRACE_SECONDS = 0.3
 HUNG_SAMPLES = 6
 FILES_MAX = 65536
-PORT_WAIT_SECONDS = 5.0
+PREDECESSOR_SECONDS = 5.0  # one that is still closing gets a moment
+LOCK_NAME = "nginx.lock"
 _PR_SET_PDEATHSIG = 1
 _UUID = re.compile(r"[0-9a-f-]{36}\Z")
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/+@:-]+\Z")
@@ -135,19 +137,12 @@ def check(settings: NginxSettings) -> None:
         raise SettingError(f"MOGILE_DOCROOT: there is no directory {settings.docroot}")
     if shutil.which("nginx", path=search_path()) is None:
         raise SettingError("nginx is not installed; without it the agent serves reads on its own port")
-    try:
-        os.makedirs(settings.run_dir, exist_ok=True)
-        with open(os.path.join(settings.run_dir, ".probe"), "w", encoding="ascii"):
-            pass
-        os.unlink(os.path.join(settings.run_dir, ".probe"))
-    except OSError as failure:
-        raise SettingError(f"MOGILE_RUN_DIR: cannot write in {settings.run_dir}: {failure.strerror}") from failure
 
 
 def run(settings: NginxSettings) -> int:
     """Run nginx until SIGTERM (drains) or until it ends; its exit status."""
     check(settings)
-    keeper = Keeper(settings)
+    keeper = Keeper(settings, lock_run_dir(settings.run_dir))
     keeper.write()
     keeper.test()
     return keeper.run()
@@ -156,8 +151,9 @@ def run(settings: NginxSettings) -> int:
 class Keeper:
     """Keeps one nginx in step with the agent."""
 
-    def __init__(self, settings: NginxSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: NginxSettings, lock: int) -> None:
+        """`lock`: the descriptor that holds the run directory."""
+        self._settings, self._lock = settings, lock
         self._path = os.path.join(settings.run_dir, "nginx.conf")
         (host, port), *_ = parse_listen(settings.http_listen, "http_listen")
         self._agent = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104 - compared, not bound
@@ -229,6 +225,7 @@ class Keeper:
     def _end(self) -> int:
         """QUIT lets running answers end; `worker_shutdown_timeout` bounds it."""
         assert self._process is not None
+        os.close(self._lock)  # nothing is written any more: the next one need not wait for the last answer
         self._process.send_signal(signal.SIGQUIT)
         try:
             self._process.wait(timeout=25)
@@ -292,9 +289,35 @@ class Keeper:
         self._killed &= self._suspects
 
 
+def lock_run_dir(path: str) -> int:
+    """Make the run directory ours until the descriptor is closed or this process ends, however it ends. SettingError when another read
+    nginx has it: the two would overwrite each other's configuration."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        fd = os.open(os.path.join(path, LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as failure:
+        raise SettingError(f"MOGILE_RUN_DIR: cannot write in {path}: {failure.strerror}") from failure
+    deadline = time.monotonic() + PREDECESSOR_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise SettingError(
+                    f"MOGILE_RUN_DIR: {path} is in use by another read nginx; each needs a directory of its own"
+                ) from None
+        except OSError as failure:
+            os.close(fd)
+            raise SettingError(f"MOGILE_RUN_DIR: cannot lock {path}/{LOCK_NAME}: {failure.strerror}") from failure
+        else:
+            return fd
+        time.sleep(0.1)
+
+
 def wait_for_port(host: str, port: int) -> None:
     """SettingError when somebody else has the port; a predecessor that is still closing gets a moment."""
-    deadline = time.monotonic() + PORT_WAIT_SECONDS
+    deadline = time.monotonic() + PREDECESSOR_SECONDS
     while True:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:

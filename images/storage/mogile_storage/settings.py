@@ -87,5 +87,7 @@ class AgentSettings(NodeSettings):
 class NginxSettings(NodeSettings):
     """The read nginx."""
 
-    run_dir: str = setting("/run/mogile", "writable directory for configuration, pid and temp files")
+    run_dir: str = setting(
+        "/run/mogile", "writable directory for configuration, lock, pid and temp files; each node needs its own"
+    )
     nginx_workers: int = setting(1, "worker processes", minimum=1, maximum=64)

@@ -60,6 +60,17 @@ def test_a_busy_port(make_node, port):
     assert result.returncode == 2
 
 
+def test_a_run_directory_that_another_node_uses(make_node):
+    first, second = make_node().start_nginx(), make_node(start=False)
+    settings = {k.removeprefix("MOGILE_").lower(): v for k, v in second.environment().items() if "MOGILE_" in k}
+    configuration = (first.folder / "run" / "nginx.conf").read_bytes()
+    one_line(run("nginx", **settings | {"run_dir": first.folder / "run"}), "MOGILE_RUN_DIR", "in use by another")
+    assert (first.folder / "run" / "nginx.conf").read_bytes() == configuration
+    first.nginx.kill()  # however it ends, the directory is free
+    first.nginx.wait()
+    first.start_nginx()
+
+
 def test_sigterm_lets_a_running_upload_end_and_closes_idle_connections(node, the):
     idle = socket.create_connection((node.address, 7500), 30)
     idle.sendall(b"GET / HTTP/1.1\r\n\r\n")
