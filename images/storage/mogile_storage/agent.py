@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -14,7 +15,7 @@ from mogile_core.runtime.logs import get_log
 from mogile_core.runtime.settings import parse_listen
 from mogile_storage.app import UUID, AgentApp
 from mogile_storage.health import Health
-from mogile_storage.http import Connection, sweep
+from mogile_storage.http import Application, Connection, sweep
 from mogile_storage.pool import Delivery
 from mogile_storage.registry import Registry
 from mogile_storage.settings import AgentSettings
@@ -53,33 +54,34 @@ async def run(settings: AgentSettings) -> None:
     _raise_descriptor_limit()
     registry = Registry(settings, Delivery(loop))
     app = AgentApp(settings, registry, software_version())
-    await loop.run_in_executor(None, registry.start)
+    health = Health(app, registry)
     (health_host, health_port), *_ = parse_listen(settings.http_listen, "http_listen")
-    health = Health(app, registry).server(health_host, health_port)
     sidechannel = SideChannel(registry, stop.set, parse_networks(settings.admin_from))
-    server = await _listen(settings, app)
-    try:
+    await asyncio.to_thread(registry.start)
+    async with contextlib.AsyncExitStack() as at_the_end:  # the last one first
+        at_the_end.push_async_callback(asyncio.to_thread, registry.stop)
+        health_server = await _listen(health, "MOGILE_HTTP_LISTEN", health_host, health_port)
+        at_the_end.callback(health_server.close)
+        at_the_end.callback(health.close)
+        at_the_end.push_async_callback(sidechannel.stop)
         try:
             await sidechannel.start(settings.http_address, settings.mgmt_port)
         except OSError as failure:
             raise _port_error("MOGILE_MGMT_PORT", settings.http_address, settings.mgmt_port, failure) from failure
+        at_the_end.push_async_callback(app.drain, settings.drain_seconds)
+        server = await _listen(app, "MOGILE_HTTP_PORT", settings.http_address, settings.http_port)
+        at_the_end.callback(server.close)
         await server.start_serving()  # after the side channel: a node that takes requests has it
-        await health.start()  # last: what is ready answers on its other ports
+        await health_server.start_serving()  # last: what is ready answers on its other ports
         gc.collect()
         gc.freeze()  # what was made at start stays: the collector need not look at it again
         states = {f"dev{d}": str(device.state) for d, device in registry.devices.items()}
         log.info("storage agent is up", address=settings.http_address, port=settings.http_port, **states)
-        await _until(stop, registry, app)
+        await _until(stop, registry, app, health)
         log.info("stopping")
-    finally:
-        server.close()
-        await app.drain(settings.drain_seconds)
-        await sidechannel.stop()
-        await health.stop()
-        await loop.run_in_executor(None, registry.stop)
 
 
-async def _until(stop: asyncio.Event, registry: Registry, app: AgentApp) -> None:
+async def _until(stop: asyncio.Event, registry: Registry, *apps: Application) -> None:
     async def rescan() -> None:
         while True:
             await asyncio.sleep(RESCAN_SECONDS)
@@ -88,7 +90,7 @@ async def _until(stop: asyncio.Event, registry: Registry, app: AgentApp) -> None
             except OSError as failure:
                 log.error("cannot list the document root", reason=str(failure))
 
-    helpers = [asyncio.ensure_future(rescan()), asyncio.ensure_future(sweep(app.connections))]
+    helpers = [asyncio.ensure_future(work) for work in (rescan(), *(sweep(app.connections) for app in apps))]
     try:
         await stop.wait()
     finally:
@@ -97,14 +99,14 @@ async def _until(stop: asyncio.Event, registry: Registry, app: AgentApp) -> None
         await asyncio.gather(*helpers, return_exceptions=True)
 
 
-async def _listen(settings: AgentSettings, app: AgentApp) -> asyncio.Server:
+async def _listen(app: Application, named: str, host: str, port: int) -> asyncio.Server:
     """Take the port; nobody is answered before `start_serving`."""
     try:
         return await asyncio.get_running_loop().create_server(
-            lambda: Connection(app), settings.http_address, settings.http_port, backlog=BACKLOG, start_serving=False
+            lambda: Connection(app), host, port, backlog=BACKLOG, start_serving=False
         )
     except OSError as failure:
-        raise _port_error("MOGILE_HTTP_PORT", settings.http_address, settings.http_port, failure) from failure
+        raise _port_error(named, host, port, failure) from failure
 
 
 def _port_error(name: str, host: str, port: int, failure: OSError) -> SettingError:

@@ -1,25 +1,33 @@
-"""Health, metrics and status of the agent (port 7502). Readiness is the node's, not one disk's: a sick device is reported, not fatal."""
+"""Health, metrics and status of the agent (port 7502). Readiness is the node's, not one disk's: a sick device is reported, not fatal.
+
+The routes run on the node's own server (module http): a second one for four paths would be a sixth of the memory of an idle node.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from urllib.parse import parse_qs
 
-from aiohttp import web
-
-from mogile_core.runtime.health import HealthServer, always_ok, health_app
+from mogile_core.runtime.metrics import CONTENT_TYPE, render
 from mogile_core.runtime.metrics import Registry as Metrics
-from mogile_core.runtime.metrics import render
+from mogile_storage.answers import TEXT
 from mogile_storage.app import AgentApp
 from mogile_storage.commit import GroupCommitter
 from mogile_storage.devices import Device
+from mogile_storage.http import CommonHeaders, Connection
 from mogile_storage.marker import State
 from mogile_storage.registry import Registry
+from mogile_storage.request import Request
 from mogile_storage.scrub import Scrubber
 from mogile_storage.usage import usage_fields
 
 LOOK_SECONDS = 0.1
 WAIT_SECONDS_MAX = 5.0
+CONNECTIONS_MAX = 256
+METRICS = f"Content-Type: {CONTENT_TYPE}\r\n".encode()
+JSON = b"Content-Type: application/json\r\n"
 
 
 def device_status(device: Device, scrubber: Scrubber) -> dict[str, object]:
@@ -54,10 +62,14 @@ def device_status(device: Device, scrubber: Scrubber) -> dict[str, object]:
 
 
 class Health:
-    """Collects the figures when asked."""
+    """The application of the health port: collects the figures when asked."""
+
+    silence_seconds = 10.0
 
     def __init__(self, app: AgentApp, registry: Registry) -> None:
         self._app, self._registry = app, registry
+        self.connections: set[Connection] = set()
+        self._headers = CommonHeaders(f"mogile-storage/{app.version}")
         self._metrics = Metrics()
         self._requests = self._metrics.counter("storage_requests", "Answers given", ["method", "status"])
         self._connections = self._metrics.gauge("storage_connections", "Client connections now")
@@ -103,16 +115,43 @@ class Health:
         )
         self._metrics.on_collect(self._collect)
 
-    def server(self, host: str, port: int) -> HealthServer:
-        async def metrics() -> str:
-            return render([self._metrics.snapshot()])
+    # -- what the server asks --------------------------------------------------------------------------------------------------
 
-        async def status(request: web.Request) -> web.StreamResponse:
-            await self._wait_for_news(request.query.get("known"), request.query.get("wait", ""))
-            return web.json_response(self.status())
+    def accepts(self) -> bool:
+        return len(self.connections) <= CONNECTIONS_MAX
 
-        app = health_app(live=always_ok, ready=self._ready, metrics=metrics, extra={"/status": status})
-        return HealthServer(app, host, port)
+    def answered(self, request: Request | None, status: int) -> None:
+        """Not counted."""
+
+    def common_headers(self) -> bytes:
+        return self._headers.lines(b"")
+
+    def begin(self, request: Request, connection: Connection) -> None:
+        path, _, query = request.target.decode("latin-1").partition("?")
+        if request.method not in (b"GET", b"HEAD"):
+            connection.respond(405, b"Allow: GET, HEAD\r\n" + TEXT, b"only GET and HEAD are known here\n")
+        elif path == "/status":
+            self._app.spawn(self._answer_status(request, connection, parse_qs(query)))
+        elif path == "/metrics":
+            _answer(request, connection, 200, METRICS, render([self._metrics.snapshot()]))
+        elif path == "/healthz":
+            _answer(request, connection, 200, TEXT, "ok\n")
+        elif path == "/readyz":
+            stopping = self._app.stopping
+            _answer(request, connection, 503 if stopping else 200, TEXT, "stopping\n" if stopping else "ok\n")
+        else:
+            _answer(request, connection, 404, TEXT, "there are /healthz, /readyz, /metrics and /status\n")
+
+    def close(self) -> None:
+        """End the connections; what was answered is still sent."""
+        for connection in list(self.connections):
+            connection.transport.close()
+
+    # -- the answers -----------------------------------------------------------------------------------------------------------
+
+    async def _answer_status(self, request: Request, connection: Connection, query: dict[str, list[str]]) -> None:
+        await self._wait_for_news(query.get("known", [""])[0], query.get("wait", [""])[0])
+        _answer(request, connection, 200, JSON, json.dumps(self.status()))
 
     def status(self) -> dict[str, object]:
         """The JSON of `/status`."""
@@ -134,7 +173,7 @@ class Health:
         )
         return f"{self._registry.cluster.id}/{len(self._registry.devices)}/{'.'.join(map(str, ready))}"
 
-    async def _wait_for_news(self, known: str | None, wait: str) -> None:
+    async def _wait_for_news(self, known: str, wait: str) -> None:
         """`?known=<view>&wait=<seconds>`: answer when the view is another one, or after that time."""
         deadline = time.monotonic() + (
             min(float(wait), WAIT_SECONDS_MAX) if wait.replace(".", "", 1).isdigit() else 0.0
@@ -142,9 +181,6 @@ class Health:
         # That a device hangs is seen by the clock alone: there is nobody who could set an event.
         while known == self._view and time.monotonic() < deadline and not self._app.stopping:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
-
-    async def _ready(self) -> str | None:
-        return "stopping" if self._app.stopping else None
 
     def _collect(self) -> None:
         for (method, status), count in self._app.requests.items():
@@ -185,3 +221,8 @@ class Health:
                 if isinstance(service.changes, GroupCommitter):
                     self._batches.values[label] = service.changes.batches
                     self._changes.values[label] = service.changes.changes
+
+
+def _answer(request: Request, connection: Connection, status: int, headers: bytes, text: str) -> None:
+    body = text.encode()
+    connection.respond(status, headers, b"" if request.method == b"HEAD" else body, len(body))

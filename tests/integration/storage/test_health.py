@@ -1,8 +1,10 @@
 """What the node says about its devices: /status and metrics agree with the usage file, slow and read-only disks are seen."""
 
+import json
 import os
 import socket
 import subprocess
+from urllib.parse import quote
 
 import pytest
 
@@ -10,6 +12,27 @@ import pytest
 def metric(node, name):
     lines = node.ask("GET", "/metrics", port=7502).body.decode().splitlines()
     return [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)]
+
+
+def test_the_health_port_knows_four_paths(node):
+    for path in ("/healthz", "/readyz", "/metrics", "/status"):
+        got, head = node.ask("GET", path, port=7502), node.ask("HEAD", path, port=7502)
+        assert (got.status, head.status, head.body) == (200, 200, b"")
+        assert abs(int(head["content-length"]) - len(got.body)) < 100, "figures change between the two"
+        assert node.ask("PUT", path, b"x", port=7502).status == 405
+    assert node.ask("GET", "/dev1/usage", port=7502).status == 404
+    assert node.ask("GET", "/metrics", port=7502)["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_status_waits_for_news(node):
+    """As the read nginx asks: who knows the present view is answered when there is another."""
+    view = json.loads(node.ask("GET", "/status", port=7502).body)["view"]
+    (node.docroot / "dev2" / ".mogile-device").unlink()
+    answer = json.loads(node.ask("GET", f"/status?known={quote(view, safe='')}&wait=5", port=7502).body)
+    assert answer["view"] != view
+    assert {device["devid"]: device["state"] for device in answer["devices"]} == {1: "ready", 2: "lost"}
+    for nonsense in ("wait=x", "known", "wait=-1&known=&=", "%"):
+        assert node.ask("GET", f"/status?{nonsense}", port=7502).status == 200
 
 
 def test_status_shows_the_usage_file_and_latencies(node, the):

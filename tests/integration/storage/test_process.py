@@ -104,6 +104,20 @@ def under_way(node):
     )
 
 
+def test_a_node_that_stops_says_so_and_is_alive_until_its_last_answer(node, the):
+    with socket.create_connection((node.address, 7500), 30) as upload:
+        upload.sendall(f"PUT {the.fid_path(1, 1)} HTTP/1.1\r\nContent-Length: 100000\r\n\r\n".encode() + b"x" * 70_000)
+        assert node.ask("GET", "/readyz", port=7502).body == b"ok\n"
+        the.wait_until(lambda: under_way(node), "the upload to begin")
+        node.process.terminate()
+        the.wait_until(lambda: node.ask("GET", "/readyz", port=7502).status == 503, "it is not ready any more")
+        assert node.ask("GET", "/readyz", port=7502).body == b"stopping\n"
+        assert node.ask("GET", "/healthz", port=7502).status == 200
+        upload.sendall(b"x" * 30_000)
+        assert upload.recv(100).startswith(b"HTTP/1.1 201 ")
+    assert node.process.wait(30) == 0
+
+
 def test_sigterm_has_a_deadline(make_node, the):
     node = make_node(drain_seconds="1")
     with socket.create_connection((node.address, 7500), 30) as stream:
