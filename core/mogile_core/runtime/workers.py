@@ -28,7 +28,9 @@ log = get_log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """There is more to do at once."""
+    """There is more to do at once; `urgent`: data is at risk until it is done."""
+
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Throttled:
     """There is more to do, but not before this many seconds have passed."""
 
     delay_seconds: float
+    urgent: bool = False
 
 
 Step = Busy | Idle | Done | Throttled

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from mogile_tracker.workers.delete import Delete
@@ -138,14 +140,32 @@ async def test_a_device_that_may_not_be_written_is_relieved_of_its_damaged_copy(
     await two_zones.check_files([fid])
 
 
-async def test_the_entry_of_a_deleted_file_is_cleared(two_zones: Any) -> None:
-    fid = await two_zones.put([1, 3], queue=False)
-    two_zones.rot(3, fid)
+async def test_entries_of_deleted_files_are_cleared_in_one_order(two_zones: Any) -> None:
+    fids = [await two_zones.put([1, 3], queue=False) for _ in range(20)]
+    for fid in fids:
+        two_zones.rot(3, fid)
     await two_zones.scrub(3)
-    await two_zones.database.execute("DELETE FROM file WHERE fid = $1", fid)
-    await two_zones.database.execute("DELETE FROM file_on WHERE fid = $1 AND devid = 3", fid)
-    await two_zones.database.execute("INSERT INTO file_to_delete2 (fid, nexttry) VALUES ($1, 0)", fid)
-    await two_zones.look()
+    await two_zones.database.execute("DELETE FROM file")
+    await two_zones.database.execute("DELETE FROM file_on WHERE devid = 3")
+    await two_zones.database.execute("INSERT INTO file_to_delete2 (fid, nexttry) SELECT unnest($1::bigint[]), 0", fids)
+    heal = Heal(two_zones.jobs)
+
+    async def all_counted() -> bool:
+        await two_zones.look()
+        return heal.status().backlog == len(fids)
+
+    await two_zones.wait_for(all_counted, "the monitor to see the damaged copies")
     await two_zones.until_idle(Delete(two_zones.jobs))
-    await none_damaged(two_zones, Heal(two_zones.jobs))
+    await none_damaged(two_zones, heal)
     assert not two_zones.stray_files()
+    counted = await requests(two_zones.jobs.topology.host_of(3).hostip)
+    assert sum(number for (method, _), number in counted.items() if method == "DELETE") == 0
+    assert counted["POST", "200"] == 1, "all of them together"
+
+
+async def requests(address: str) -> dict[tuple[str, str], float]:
+    """(method, status) -> answers given by a node so far."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://{address}:7502/metrics") as response:
+        text = await response.text()
+    found = re.findall(r'^mogile_storage_requests\{method="(\w+)",status="(\d+)"\} (\S+)$', text, re.MULTILINE)
+    return {(method, status): float(number) for method, status, number in found}

@@ -14,7 +14,7 @@ from mogile_core.errors import NodeError
 from mogile_core.model import DeviceState, DevId, Host
 from mogile_core.paths import fid_url
 from mogile_core.runtime.logs import get_log
-from mogile_core.runtime.workers import BUSY, IDLE, Step, WorkerStatus
+from mogile_core.runtime.workers import IDLE, Busy, Step, WorkerStatus
 from mogile_tracker.nodes import DamagedCopy, NodeCannotListError, PullItem, PullResult
 from mogile_tracker.store.copies import FileCopies
 from mogile_tracker.store.fsck import FsckStore
@@ -49,6 +49,7 @@ class Heal:
             "heal_copies", "Damaged copies fetched again onto their devices, or why not", ["result"]
         )
         self._done = 0
+        self._urgent = False  # the present unit met a file with a single sound copy
         self._helpless: dict[int, int] = {}  # devid -> copies of the last pass that could not be healed
         self._place: dict[int, int] = {}  # devid -> last fid of the page before
         self._rest: dict[int, float] = {}  # devid -> when to look again
@@ -71,11 +72,11 @@ class Heal:
     async def work(self) -> Step:
         """A page of every device that has damaged copies."""
         now = time.monotonic()
-        busy = False
+        busy = self._urgent = False
         for devid, seen in list(self._jobs.topology.observations.devices.items()):
             if seen.damaged and self._rest.get(devid, 0.0) <= now and self._jobs.topology.readable(devid):
                 busy |= await self._device(devid)
-        return BUSY if busy else IDLE
+        return Busy(self._urgent) if busy else IDLE
 
     async def _device(self, devid: int) -> bool:
         """True when there may be more at once."""
@@ -101,13 +102,11 @@ class Heal:
 
     async def _page(self, host: Host, devid: int, page: Sequence[DamagedCopy]) -> int:
         """How many of the entries are settled now. Files are leased while something is done to them, not while it waits for its limits."""
-        cleared = 0
         async with self._jobs.leases.of_files(page) as (_, mine, _busy):
             files = await self._jobs.copies.look([copy.fid for copy in mine])
             nobodys = {row.fid for row in await self._orphans.unknown(devid, [copy.fid for copy in mine])}
-            for copy in mine:
-                if copy.fid in nobodys and self._may_clear(copy, files.get(copy.fid)):
-                    cleared += await self._clear(host, devid, copy)
+            clear = [copy for copy in mine if copy.fid in nobodys and self._may_clear(copy, files.get(copy.fid))]
+            cleared = await self._clear(host, devid, clear)
         wanted = [file for copy in mine if (file := files.get(copy.fid)) is not None and devid in file.holders]
         return cleared + await self._heal(host, devid, wanted)
 
@@ -115,14 +114,20 @@ class Heal:
         """No row is about this copy. Where the file lives on, only a DELETE that names the copy cannot hit a newer one."""
         return file is None or (copy.copy_id is not None and bool(file.holders))
 
-    async def _clear(self, host: Host, devid: int, copy: DamagedCopy) -> bool:
-        try:
-            await self._jobs.nodes.delete(host, devid, copy.fid, copy_id=copy.copy_id)
-        except NodeError as error:
-            log.info("entry of a damaged copy not cleared yet", fid=copy.fid, devid=devid, reason=str(error))
-            return False
-        log.info("damaged copy belonged to no file any more", fid=copy.fid, devid=devid)
-        return True
+    async def _clear(self, host: Host, devid: int, copies: Sequence[DamagedCopy]) -> int:
+        """Entries that belong to no file, in one order; how many are gone."""
+        if not copies:
+            return 0
+        outcomes = await self._jobs.nodes.delete_many(host, devid, [(copy.fid, copy.copy_id) for copy in copies])
+        cleared = 0
+        for copy, outcome in zip(copies, outcomes, strict=True):
+            if isinstance(outcome, NodeError):
+                reason = str(outcome)
+                log.info("entry of a damaged copy not cleared yet", fid=copy.fid, devid=devid, reason=reason)
+            else:
+                log.info("damaged copy belonged to no file any more", fid=copy.fid, devid=devid)
+                cleared += 1
+        return cleared
 
     # ------------------------------------------------------------------ fetching again
 
@@ -187,6 +192,7 @@ class Heal:
                     sound.append((other, info))
             if not sound:
                 continue
+            self._urgent |= len(sound) == 1
             source, info = self._jobs.randomness.choice(sound)
             source_host = self._jobs.topology.host_of(source)
             md5 = stored or info.md5
