@@ -23,7 +23,6 @@ from mogile_tracker.store.migrate import upgrade
 from mogile_tracker.supervisor import Supervisor
 
 PROG = processes.PROG
-DATABASE_PAUSE_SECONDS = 2.0
 LISTENERS_MAX = 8  # sockets of one address that server processes started later (`!want`) can share out among them
 
 log = logs.get_log(__name__)
@@ -35,6 +34,7 @@ def main() -> None:
     pidfile = daemon.PidFile(settings.pidfile, "MOGILE_PIDFILE")
     try:
         dsn, own, watchdog = settings.dsn, settings.own_jobs, settings.watchdog
+        restart_pauses = settings.restart_pauses
         parse_networks(settings.admin_from)
         pidfile.check()
         processors = len(os.sched_getaffinity(0))
@@ -43,7 +43,7 @@ def main() -> None:
         reserved = [sock for host, port in addresses for sock in reserve(host, port, count)]
         if not settings.migrate_only:
             probe(*settings.http_address)
-        prepare_database(dsn, settings.db_start_timeout_seconds, pooled=settings.db_pooled)
+        prepare_database(settings, dsn)
     except (SettingError, StoreError) as error:
         exit_with_line(PROG, str(error))
     if settings.migrate_only:
@@ -63,6 +63,7 @@ def main() -> None:
         listeners=reserved,
         drain_seconds=settings.drain_seconds,
         watchdog_seconds=watchdog,
+        restart_pauses=restart_pauses,
     )
     status = supervisor.run()
     pidfile.remove()
@@ -118,18 +119,18 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def prepare_database(dsn: str, timeout_seconds: float, *, pooled: bool = False) -> None:
+def prepare_database(settings: TrackerSettings, dsn: str) -> None:
     """Bring the schema up to date; waits a bounded time for a database that cannot be reached yet."""
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + settings.db_start_timeout_seconds
     while True:
         try:
-            asyncio.run(upgrade(dsn, pooled=pooled))
+            asyncio.run(upgrade(dsn, pooled=settings.db_pooled))
             return
         except StoreUnavailableError as error:
-            if time.monotonic() + DATABASE_PAUSE_SECONDS > deadline:
+            if time.monotonic() + settings.db_start_pause_seconds > deadline:
                 raise
             log.warning("waiting for the database", error=error)
-            time.sleep(DATABASE_PAUSE_SECONDS)
+            time.sleep(settings.db_start_pause_seconds)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ class TrackerSettings:
     db_read_connections: int = setting(2, "connections per server process for look-ups", minimum=1, maximum=64)
     db_write_connections: int = setting(2, "connections per server process for changes", minimum=1, maximum=64)
     db_start_timeout_seconds: float = setting(60.0, "how long to wait for PostgreSQL at start", minimum=0, maximum=3600)
+    db_start_pause_seconds: float = setting(
+        2.0, "between two attempts to reach PostgreSQL at start", minimum=0.05, maximum=600
+    )
     db_retry_seconds: float = setting(
         2.5, "how long a command waits for a lost database before ERR db", minimum=0, maximum=60
     )
@@ -43,6 +46,13 @@ class TrackerSettings:
         "",
         "a process silent for longer is killed and replaced; such as queryworker=30; what is not named has MogileFS's time",
     )
+    restart_pause_seconds: float = setting(
+        0.2,
+        "before a process that has ended is started again; doubled each time it ends soon",
+        minimum=0.01,
+        maximum=600,
+    )
+    restart_pause_seconds_max: float = setting(10.0, "the longest such pause", minimum=0.01, maximum=3600)
     admin_from: str = setting(
         "", "networks beside this machine that may send !want, !to and !shutdown; comma list such as 10.0.0.0/8"
     )
@@ -98,6 +108,18 @@ class TrackerSettings:
         minimum=0.05,
         maximum=86400,
     )
+    side_channel_silence_seconds: float = setting(
+        30.0,
+        "a node that has told no utilization for so long (it does about once a second) is asked for it anew",
+        minimum=2,
+        maximum=3600,
+    )
+    write_copies_patience_seconds: float = setting(
+        5.0,
+        "writeCopies: a node that has not made a further copy by then, beside the time of its bytes, is given up for another",
+        minimum=0.1,
+        maximum=600,
+    )
     error_pause_seconds_max: float = setting(
         5.0, "longest pause of a worker whose work fails again and again", minimum=0.5, maximum=3600
     )
@@ -143,6 +165,15 @@ class TrackerSettings:
             **WATCHDOG_SECONDS,
             **_pairs("watchdog_seconds", self.watchdog_seconds, WATCHDOG_SECONDS, maximum=86400),
         }
+
+    @property
+    def restart_pauses(self) -> tuple[float, float]:
+        """Seconds: the first pause before a process is started again, and the longest."""
+        first, longest = self.restart_pause_seconds, self.restart_pause_seconds_max
+        if first > longest:
+            names = variable_name("restart_pause_seconds"), variable_name("restart_pause_seconds_max")
+            raise SettingError(f"{names[0]} ({first:g}) must not be larger than {names[1]} ({longest:g})")
+        return first, longest
 
     @property
     def http_address(self) -> tuple[str, int]:

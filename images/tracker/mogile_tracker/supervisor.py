@@ -28,8 +28,6 @@ from mogile_tracker.jobclasses import HTTP, QUERYWORKER, SHARED, Roster
 from mogile_tracker.jobstate import jobs_of_process
 from mogile_tracker.switchboard import Child, Switchboard
 
-RESTART_PAUSE_SECONDS = 0.2
-RESTART_PAUSE_SECONDS_MAX = 10.0
 STABLE_SECONDS = 30.0
 KILL_GRACE_SECONDS = 3.0
 REPLACE_SECONDS_MAX = 5.0
@@ -49,6 +47,7 @@ class Supervisor:
         listeners: Sequence[socket.socket] = (),
         drain_seconds: float,
         watchdog_seconds: Mapping[str, float],
+        restart_pauses: tuple[float, float],
     ) -> None:
         self._roster = roster
         self._main = main
@@ -56,6 +55,7 @@ class Supervisor:
         self._turns: dict[int, list[int]] = {}  # pid of a server process -> the listening sockets it accepts from
         self._drain_seconds = drain_seconds
         self._watchdog = watchdog_seconds
+        self._pause_seconds, self._pause_seconds_max = restart_pauses
         self._selector = selectors.DefaultSelector()
         self._board = Switchboard(self)
         self._children = self._board.children
@@ -245,8 +245,8 @@ class Supervisor:
                 return
             now = time.monotonic()
             calm = now - child.started > STABLE_SECONDS
-            pause = RESTART_PAUSE_SECONDS if calm else self._pauses.get(child.role, RESTART_PAUSE_SECONDS)
-            self._pauses[child.role] = min(pause * 2, RESTART_PAUSE_SECONDS_MAX)
+            pause = self._pause_seconds if calm else self._pauses.get(child.role, self._pause_seconds)
+            self._pauses[child.role] = min(pause * 2, self._pause_seconds_max)
             self._not_before[child.role] = now + pause
             log.error(
                 "a process ended and is started again", name=child.name, pid=pid, status=status, pause_seconds=pause

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mogile_core.errors import NodeUnreachableError
-from mogile_tracker.nodes.sidechannel import SideChannel
+from mogile_tracker.nodes.sidechannel import SideChannel, watch
 
 ADDRESS = "127.0.20.5"
 
@@ -55,4 +55,25 @@ async def test_a_missed_answer_fails_all_that_wait_and_the_next_question_connect
     assert await channel.ask("after it", timeout_seconds=5) == "after it", "its answer is not taken for another's"
     assert node.connections == 2
     await channel.close()
+    server.close()
+
+
+async def test_a_node_that_falls_silent_is_hung_up_on() -> None:
+    seen: list[tuple[int, float | None]] = []
+    hung_up = asyncio.Event()
+
+    async def one_line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"7\t12.5\n")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    server = await asyncio.start_server(one_line, ADDRESS, 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(NodeUnreachableError, match="side channel failed"):
+        async with asyncio.timeout(30):
+            await watch(ADDRESS, port, timeout_seconds=5, silence_seconds=0.5, seen=lambda *each: seen.append(each))
+    assert seen == [(7, 12.5)]
+    await hung_up.wait()
     server.close()

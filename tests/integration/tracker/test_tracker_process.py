@@ -51,6 +51,26 @@ def test_mistakes_at_start_give_one_line_and_exit_2(cluster: Any, tmp_path: Path
         ({"MOGILE_DB_DSN": "mysql://x"}, [], "MOGILE_DB_DSN"),
         ({"MOGILE_PROCESSES": "many"}, [], "MOGILE_PROCESSES"),
         ({"MOGILE_LISTEN": "nonsense"}, [], "MOGILE_LISTEN"),
+        (
+            {"MOGILE_RESTART_PAUSE_SECONDS": "20"},
+            [],
+            "MOGILE_RESTART_PAUSE_SECONDS (20) must not be larger than MOGILE_RESTART_PAUSE_SECONDS_MAX (10)",
+        ),
+        (
+            {"MOGILE_SIDE_CHANNEL_SILENCE_SECONDS": "0"},
+            [],
+            "MOGILE_SIDE_CHANNEL_SILENCE_SECONDS must be between 2 and 3600, got 0",
+        ),
+        (
+            {"MOGILE_WRITE_COPIES_PATIENCE_SECONDS": "soon"},
+            [],
+            "MOGILE_WRITE_COPIES_PATIENCE_SECONDS must be a number, got 'soon'",
+        ),
+        (
+            {"MOGILE_DB_START_PAUSE_SECONDS": "nan"},
+            [],
+            "MOGILE_DB_START_PAUSE_SECONDS must be between 0.05 and 600, got nan",
+        ),
         ({"MOGILE_DB_PASSWORD_FILE": str(tmp_path / "none")}, [], "MOGILE_DB_PASSWORD_FILE"),
         ({}, [], f"cannot listen on {tracker.address}:{tracker.port}"),
         ({"MOGILE_LISTEN": f"{tracker.address}:0"}, [], f"cannot listen on {tracker.address}:{tracker.http_port}"),
@@ -79,6 +99,8 @@ def test_missing_database_is_waited_for_then_one_line_and_exit_2(cluster: Any) -
     assert [("waiting for the database" in line) for line in lines] == [True] * (len(lines) - 1) + [False]
     assert lines[-1].startswith("mogile-tracker: cannot connect to PostgreSQL")
     assert 2 <= len(lines) <= 4
+    lines = run({**environment, "MOGILE_DB_START_PAUSE_SECONDS": "4"}).stderr.splitlines()
+    assert len(lines) == 1, "the next attempt would come too late"
 
 
 def test_migrate_only(empty_database_dsn: str, cluster: Any) -> None:
@@ -143,6 +165,9 @@ def test_another_trackers_domain_is_known_at_once(cluster: Any) -> None:
 @pytest.mark.timeout(600)
 def test_killed_processes_are_started_again(three_nodes: Any) -> None:
     tracker = three_nodes.trackers[0]
+    tracker.stop()
+    tracker.environment["MOGILE_RESTART_PAUSE_SECONDS"] = "0.375"
+    tracker.start()
     for job in ("queryworker", "replicate"):
         wait_until(lambda job=job: len(pids(tracker, job)) == 1, f"a {job}")
         (before,) = pids(tracker, job)
@@ -152,6 +177,7 @@ def test_killed_processes_are_started_again(three_nodes: Any) -> None:
             return pids(tracker, job) not in ([], [before])
 
         wait_until(again, f"another {job}")
+    assert "pause_seconds=0.375" in tracker.log()
     client = tracker.client()
     client.ok("create_domain domain=d1")
     wait_until(lambda: client.ask("create_open domain=d1&key=a").ok, "uploads to be taken again")

@@ -114,6 +114,23 @@ def test_too_few_machines_are_an_error_and_the_upload_can_be_closed_later(asleep
     assert len(asleep.sql("SELECT devid FROM file_on WHERE fid = $1", fid_of(close))) == 2
 
 
+def test_the_patience_with_a_silent_node_is_a_setting(asleep: Any) -> None:
+    hasty = asleep.tracker(write_copies_patience_seconds=0.25, **JOBS_ASLEEP)
+    client = hasty.client()
+    wait_until(lambda: client.ask("create_open domain=d&key=first").ok, "the second tracker to see the nodes")
+    close = opened(client, "hasty")
+    frozen = [node for node in asleep.nodes if devid_of(close) not in node.devids]
+    for node in frozen:
+        node.process.send_signal(signal.SIGSTOP)
+    try:
+        reply = client.ask(close)
+    finally:
+        for node in frozen:
+            node.process.send_signal(signal.SIGCONT)
+    assert (reply.ok, reply.code) == (False, "no_devices")
+    assert "did not answer in 0.252 s" in reply.text, "a quarter of a second and the time of its bytes"
+
+
 def test_degraded_writes_take_what_there_is(asleep: Any) -> None:
     client = asleep.trackers[0].client()
     answer = client.ok("mogile_set_class domain=d&class=default&write_copies=2&degraded_writes=1")

@@ -21,7 +21,6 @@ from mogile_tracker.policy.writing import next_target, write_goal
 from mogile_tracker.store.copies import Copies
 
 TRIES_MAX = 3  # devices tried per further copy
-PATIENCE_SECONDS = 5.0  # for one copy, beside the time of its bytes
 SLOWEST_BYTES_PER_SECOND = 4e6
 INTENT_MARGIN_SECONDS = (
     30  # between the end of our patience and the end of the intent: the closing transaction lies in it
@@ -86,7 +85,7 @@ async def discard_further_copies(tracker: Tracker, fid: int, copies: FurtherCopi
 async def _make(
     tracker: Tracker, fid: int, source_devid: int, host: Host, devid: int, length: int, md5: str | None
 ) -> PullResult:
-    patience = PATIENCE_SECONDS + length / SLOWEST_BYTES_PER_SECOND
+    patience = tracker.settings.write_copies_patience_seconds + length / SLOWEST_BYTES_PER_SECOND
     source = tracker.topology.host_of(source_devid)
     if source is None:
         return PullResult(fid=fid, devid=devid, reason=PullReason.OTHER, message=f"device {source_devid} is unknown")
@@ -101,7 +100,7 @@ async def _make(
         async with asyncio.timeout(patience):
             result = await tracker.orders.make(host, Transfer(item=item, source=source, source_devid=source_devid))
     except TimeoutError:
-        message = f"node {host.hostname} did not answer in {patience:.0f} s"
+        message = f"node {host.hostname} did not answer in {patience:.3g} s"
         result = PullResult(fid=fid, devid=devid, reason=PullReason.UNREACHABLE, message=message)
     if not result.ok:
         # A node that did not answer may still be writing: its bytes are deleted when it must have ended.

@@ -252,9 +252,10 @@ class Nodes:
         ) as response:
             return not 200 <= response.status < 300
 
-    async def watch(self, host: Host, seen: Callable[[int, float | None], None]) -> None:
-        """Report the utilization of the node's devices until the connection ends, which is a NodeError."""
-        await watch(host.hostip, self._mgmt_port, timeout_seconds=self._connect_timeout, seen=seen)
+    async def watch(self, host: Host, seen: Callable[[int, float | None], None], *, silence_seconds: float) -> None:
+        """Report the utilization of the node's devices until the connection ends or is silent for too long, which is a NodeError."""
+        timeout = self._connect_timeout
+        await watch(host.hostip, self._mgmt_port, timeout_seconds=timeout, silence_seconds=silence_seconds, seen=seen)
 
     # ------------------------------------------------------------------ listings
 

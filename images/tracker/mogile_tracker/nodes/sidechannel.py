@@ -14,7 +14,6 @@ from mogile_core.errors import NodeError, NodeUnreachableError
 
 QUESTIONS_MAX = 4096  # under way on one connection
 LINE_BYTES_MAX = 4096
-WATCH_SILENCE_SECONDS = 30.0  # a node reports about once a second
 
 
 class SideChannel:
@@ -117,8 +116,18 @@ class SideChannel:
                 await reading
 
 
-async def watch(address: str, port: int, *, timeout_seconds: float, seen: Callable[[int, float | None], None]) -> None:
-    """Report every device's utilization in percent as the node tells it, about once a second, until the connection ends (NodeError)."""
+async def watch(
+    address: str,
+    port: int,
+    *,
+    timeout_seconds: float,
+    silence_seconds: float,
+    seen: Callable[[int, float | None], None],
+) -> None:
+    """Report every device's utilization in percent as the node tells it, about once a second, until the connection ends (NodeError).
+
+    `timeout_seconds` is for the connection; a node that says nothing for `silence_seconds` is hung up on.
+    """
     try:
         async with asyncio.timeout(timeout_seconds):
             reader, writer = await asyncio.open_connection(address, port, limit=LINE_BYTES_MAX)
@@ -127,7 +136,7 @@ async def watch(address: str, port: int, *, timeout_seconds: float, seen: Callab
     try:
         writer.write(b"watch\r\n")
         while True:
-            async with asyncio.timeout(WATCH_SILENCE_SECONDS):
+            async with asyncio.timeout(silence_seconds):
                 line = (await reader.readline()).decode("utf-8", "replace").strip()
             if not line:
                 raise NodeUnreachableError(f"{address}: side channel closed")

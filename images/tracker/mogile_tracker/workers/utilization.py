@@ -69,7 +69,8 @@ class Utilization:
 
         while True:
             try:
-                await self._jobs.nodes.watch(host, seen)
+                silence = self._jobs.settings.side_channel_silence_seconds
+                await self._jobs.nodes.watch(host, seen, silence_seconds=silence)
             except NodeError as error:
                 log.debug("utilization unknown", host=host.hostname, reason=str(error))
             finally:
