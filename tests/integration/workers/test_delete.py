@@ -5,7 +5,8 @@ from typing import Any
 import aiohttp
 
 from mogile_core.paths import fid_path
-from mogile_tracker.workers.delete import Delete, Sweep
+from mogile_tracker.workers.delete import Delete
+from mogile_tracker.workers.sweep import Sweep
 
 
 async def drop(cluster: Any, fid: int) -> None:

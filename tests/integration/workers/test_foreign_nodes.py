@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mogile_tracker.workers.delete import Delete, DeleteCopies
+from mogile_tracker.workers.copydeletes import DeleteCopies
+from mogile_tracker.workers.delete import Delete
 from mogile_tracker.workers.replicate import Replicate
 
 ADDRESS = "127.0.21.252"

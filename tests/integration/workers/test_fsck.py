@@ -8,7 +8,7 @@ from aiohttp import web
 
 from mogile_core.checksum import HashType
 from mogile_tracker.store.fsck import FsckStore
-from mogile_tracker.workers.delete import DeleteCopies
+from mogile_tracker.workers.copydeletes import DeleteCopies
 from mogile_tracker.workers.fsck import FsckCheck
 from mogile_tracker.workers.replicate import Replicate
 

@@ -11,7 +11,7 @@ from mogile_core.paths import fid_path
 from mogile_tracker.store.fsck import FsckStore
 from mogile_tracker.store.orphans import OrphanStore, Walk
 from mogile_tracker.workers import orphans
-from mogile_tracker.workers.delete import DeleteCopies
+from mogile_tracker.workers.copydeletes import DeleteCopies
 from mogile_tracker.workers.fsck import FsckCheck
 from mogile_tracker.workers.orphans import Orphans
 from mogile_tracker.workers.replicate import Replicate

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mogile_tracker.workers.delete import DeleteCopies
+from mogile_tracker.workers.copydeletes import DeleteCopies
 from mogile_tracker.workers.reaper import Reaper
 from mogile_tracker.workers.replicate import Replicate
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mogile_tracker.store.queues import Queues
-from mogile_tracker.workers.delete import DeleteCopies
+from mogile_tracker.workers.copydeletes import DeleteCopies
 from mogile_tracker.workers.replicate import Replicate
 
 

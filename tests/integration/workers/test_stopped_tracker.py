@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mogile_core.errors import StoreUnavailableError
-from mogile_tracker.workers.delete import DeleteCopies
+from mogile_tracker.workers.copydeletes import DeleteCopies
 from mogile_tracker.workers.replicate import Replicate
 
 DELETE_OF_ONE = re.compile(rb"DELETE /dev1/\S*/(\d{10})\.fid .*^if-match: \"([0-9a-f]{32})\"", re.I | re.S | re.M)

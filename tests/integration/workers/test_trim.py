@@ -7,7 +7,7 @@ import pytest
 
 from mogile_tracker.store.copies import Removal
 from mogile_tracker.store.leases import LeaseLostError
-from mogile_tracker.workers.delete import DeleteCopies
+from mogile_tracker.workers.copydeletes import DeleteCopies
 from mogile_tracker.workers.replicate import Replicate
 from mogile_tracker.workers.trimming import Trim, Trimmer, _Proof
 

@@ -10,7 +10,8 @@ from mogile_tracker.nodes import Nodes
 from mogile_tracker.workers.balance import Balance
 from mogile_tracker.workers.base import Jobs, JobWorker
 from mogile_tracker.workers.census import Census
-from mogile_tracker.workers.delete import Delete, DeleteCopies, Sweep
+from mogile_tracker.workers.copydeletes import DeleteCopies
+from mogile_tracker.workers.delete import Delete
 from mogile_tracker.workers.drain import Drain
 from mogile_tracker.workers.fsck import Fsck, FsckCheck
 from mogile_tracker.workers.groups import Groups
@@ -22,6 +23,7 @@ from mogile_tracker.workers.reaper import Reaper
 from mogile_tracker.workers.rebalance import Rebalance
 from mogile_tracker.workers.replicate import Replicate
 from mogile_tracker.workers.reporting import report_for_ever
+from mogile_tracker.workers.sweep import Sweep
 from mogile_tracker.workers.utilization import Utilization
 
 

@@ -16,7 +16,7 @@ from mogile_tracker.policy.from_topology import reliable_now
 from mogile_tracker.store.copies import CopyDelete, DeviceNow, FileCopies, FileNow, Removal
 from mogile_tracker.store.leases import Lease
 from mogile_tracker.workers.base import Jobs
-from mogile_tracker.workers.delete import delete_copies
+from mogile_tracker.workers.deleting import delete_copies
 
 log = get_log(__name__)
 
