@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mogile_cli import database, files, fsck, jobs, output, settings, status, topology
+from mogile_cli import database, files, fsck, jobs, output, scrub, settings, status, topology
 from mogile_cli.local import commands as local_commands
 from mogile_core.errors import CommandError, MogError, SettingError
 
@@ -48,6 +48,7 @@ app.add_typer(topology.host_app, name="host")
 app.add_typer(topology.device_app, name="device")
 app.add_typer(settings.app, name="setting")
 app.add_typer(fsck.app, name="fsck")
+app.add_typer(scrub.app, name="scrub")
 app.add_typer(database.app, name="db")
 app.add_typer(local_commands.app, name="local")
 

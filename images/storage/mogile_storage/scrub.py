@@ -168,7 +168,7 @@ class Scrubber:
         """From the position to the last fid."""
         if self._ordered.is_set() or not self.current.running:
             self._ordered.clear()
-            self.current = Pass(started=time.time())
+            self.current, self.failure = Pass(started=time.time()), ""
             self._save(service.store)
             log.info("scrub begins", devid=self._device.devid)
         try:

@@ -90,6 +90,8 @@ def test_topology(store: Any) -> None:
         ("ls --trackers 127.0.0.1:9 --domain d", 1, "127.0.0.1:9"),
         ("ls --trackers nonsense:port --domain d", 2, "host:7001"),
         ("get --domain d --json nope -", 2, "standard output"),
+        ("scrub start", 2, "say what to scrub: numbers of devices, --host NAME or --all"),
+        ("scrub status 999", 2, "there is no device 999; there are 1, 2"),
         ("nonsense", 2, "nonsense"),
     ],
 )
@@ -159,6 +161,39 @@ def test_a_slow_transfer_shows_a_bar_on_a_terminal_and_leaves_the_result_alone(s
     assert got == (tmp_path / "large").read_bytes()
     assert b"large" in seen
     assert b"64.0 MiB" in seen
+
+
+@pytest.mark.timeout(900)
+def test_scrub(store: Any) -> None:
+    """A bit flips on one disk: the scrub that is ordered finds it, and the tracker puts a good copy there."""
+    for number in range(3):
+        store.well("mogupload", "--class=two", f"--key=scrub/{number}", "--file=-", stdin=b"x" * 5000)
+    store.until(lambda: len(data(store, "info --domain d scrub/1")["paths"]) == 2, "two copies of each")
+    fid = data(store, "info --domain d scrub/1")["fid"]
+    (copy,) = (store.folder / "node1" / "dev1").rglob(f"{fid:010d}.fid")
+    with copy.open("r+b") as stream:
+        stream.write(b"y")
+    found = data(store, "scrub start --host node1 --wait")
+    assert [(each["devid"], each["host"], each["running"], each["error"]) for each in found] == [
+        (1, "node1", False, "")
+    ]
+    assert (found[0]["damaged"], found[0]["files"] >= 3, found[0]["bytes"] >= 15_000) == (1, True, True)
+    store.until(lambda: copy.exists() and copy.read_bytes() == b"x" * 5000, "the copy to be healed")
+    assert data(store, "scrub start 2 1") == [
+        {"devid": 1, "host": "node1", "error": ""},
+        {"devid": 2, "host": "node2", "error": ""},
+    ]
+    assert mog(store, "scrub start 1").out == "device 1 on node1: a scrub begins\n"
+    told = data(store, "scrub status")
+    assert [(each["devid"], each["started"] > 0) for each in told] == [(1, True), (2, True)]
+    table = mog(store, "scrub status --host node1").out.splitlines()
+    columns = "device host scrub files of read damaged started finished"
+    assert table[0].split() == columns.split()
+    assert table[1].split()[:3] in (["1", "node1", "running"], ["1", "node1", "done"])
+    deaf = mog(store, "scrub status 1 --health-port 9")
+    assert deaf.status == 1
+    (line,) = [line for line in deaf.out.splitlines() if line.startswith("device 1 on node1: ")]
+    assert line.endswith(":9/status does not answer; is the node up, and its health port (--health-port) another one?")
 
 
 @pytest.mark.timeout(900)
