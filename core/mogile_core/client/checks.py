@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mogile_core.client.values import float_or_none, need, number, number_or_none
+from mogile_core.client.values import float_or_none, need, number, number_or_none, rows
 from mogile_core.wire import to_text
 
 COUNT_PREFIX = "num_"
@@ -113,13 +113,13 @@ def fsck_events(pairs: Mapping[str, str]) -> list[FsckEvent]:
     """fsck_getlog."""
     return [
         FsckEvent(
-            logid=number(pairs, f"row_{i}_logid"),
-            utime=number(pairs, f"row_{i}_utime"),
-            evcode=pairs.get(f"row_{i}_evcode", ""),
-            fid=number_or_none(pairs, f"row_{i}_fid"),
-            devid=number_or_none(pairs, f"row_{i}_devid"),
+            logid=number(pairs, f"{p}logid"),
+            utime=number(pairs, f"{p}utime"),
+            evcode=pairs.get(f"{p}evcode", ""),
+            fid=number_or_none(pairs, f"{p}fid"),
+            devid=number_or_none(pairs, f"{p}devid"),
         )
-        for i in range(1, number(pairs, "row_count") + 1)
+        for p in rows(pairs, "row_count", "row_{}_")
     ]
 
 
@@ -128,12 +128,12 @@ def orphan_walks(pairs: Mapping[str, str]) -> list[OrphanWalk]:
     names = ("devid", "last_fid", "files", "orphans", "missing", "listed", "pending", "min_age", "started")
     return [
         OrphanWalk(
-            **{name: number(pairs, f"dev_{i}_{name}") for name in names},
-            state=need(pairs, f"dev_{i}_state"),
-            ended=number_or_none(pairs, f"dev_{i}_ended"),
-            problem=to_text(pairs.get(f"dev_{i}_problem", "")),
+            **{name: number(pairs, f"{p}{name}") for name in names},
+            state=need(pairs, f"{p}state"),
+            ended=number_or_none(pairs, f"{p}ended"),
+            problem=to_text(pairs.get(f"{p}problem", "")),
         )
-        for i in range(1, number(pairs, "devices") + 1)
+        for p in rows(pairs, "devices", "dev_{}_")
     ]
 
 
@@ -141,12 +141,12 @@ def orphan_files(pairs: Mapping[str, str]) -> list[OrphanFile]:
     """mogile_orphans action=list."""
     return [
         OrphanFile(
-            devid=number(pairs, f"row_{i}_devid"),
-            fid=number(pairs, f"row_{i}_fid"),
-            length=number(pairs, f"row_{i}_length"),
-            mtime=number(pairs, f"row_{i}_mtime"),
-            is_file=need(pairs, f"row_{i}_file") != "0",
-            todo=pairs.get(f"row_{i}_todo", ""),
+            devid=number(pairs, f"{p}devid"),
+            fid=number(pairs, f"{p}fid"),
+            length=number(pairs, f"{p}length"),
+            mtime=number(pairs, f"{p}mtime"),
+            is_file=need(pairs, f"{p}file") != "0",
+            todo=pairs.get(f"{p}todo", ""),
         )
-        for i in range(1, number(pairs, "row_count") + 1)
+        for p in rows(pairs, "row_count", "row_{}_")
     ]

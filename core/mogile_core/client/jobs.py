@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mogile_core.client.values import Pairs, float_or_none, need, number, number_or_none
+from mogile_core.client.values import Pairs, float_or_none, need, number, number_or_none, rows
 from mogile_core.wire import to_text
 
 
@@ -47,35 +47,33 @@ class TrackerJobs:
 
 def tracker_jobs(pairs: Pairs) -> TrackerJobs:
     """mogile_jobs."""
-    classes = [f"class_{i}" for i in range(1, number(pairs, "classes") + 1)]
-    workers = [f"worker_{i}" for i in range(1, number(pairs, "workers") + 1)]
     return TrackerJobs(
         classes=tuple(
             JobClass(
-                name=need(pairs, f"{p}_name"),
-                desired=number(pairs, f"{p}_desired"),
-                pids=tuple(int(pid) for pid in pairs.get(f"{p}_pids", "").split(",") if pid),
+                name=need(pairs, f"{p}name"),
+                desired=number(pairs, f"{p}desired"),
+                pids=tuple(int(pid) for pid in pairs.get(f"{p}pids", "").split(",") if pid),
             )
-            for p in classes
+            for p in rows(pairs, "classes", "class_{}_")
         ),
-        workers=tuple(_worker(pairs, p) for p in workers),
+        workers=tuple(_worker(pairs, p) for p in rows(pairs, "workers", "worker_{}_")),
     )
 
 
 def _worker(pairs: Pairs, p: str) -> WorkerInfo:
     return WorkerInfo(
-        job=need(pairs, f"{p}_class"),
-        name=need(pairs, f"{p}_name"),
-        pid=number(pairs, f"{p}_pid"),
-        state=pairs.get(f"{p}_state", ""),
-        state_seconds=float_or_none(pairs, f"{p}_state_seconds") or 0.0,
-        text=to_text(pairs.get(f"{p}_text", "")),
-        done=number(pairs, f"{p}_done"),
-        per_second=float_or_none(pairs, f"{p}_per_second") or 0.0,
-        backlog=number_or_none(pairs, f"{p}_backlog"),
-        eta_seconds=float_or_none(pairs, f"{p}_eta_seconds"),
-        errors=number(pairs, f"{p}_errors"),
-        failing=number(pairs, f"{p}_failing"),
-        last_error=to_text(pairs.get(f"{p}_last_error", "")),
-        last_error_age_seconds=float_or_none(pairs, f"{p}_last_error_age_seconds"),
+        job=need(pairs, f"{p}class"),
+        name=need(pairs, f"{p}name"),
+        pid=number(pairs, f"{p}pid"),
+        state=pairs.get(f"{p}state", ""),
+        state_seconds=float_or_none(pairs, f"{p}state_seconds") or 0.0,
+        text=to_text(pairs.get(f"{p}text", "")),
+        done=number(pairs, f"{p}done"),
+        per_second=float_or_none(pairs, f"{p}per_second") or 0.0,
+        backlog=number_or_none(pairs, f"{p}backlog"),
+        eta_seconds=float_or_none(pairs, f"{p}eta_seconds"),
+        errors=number(pairs, f"{p}errors"),
+        failing=number(pairs, f"{p}failing"),
+        last_error=to_text(pairs.get(f"{p}last_error", "")),
+        last_error_age_seconds=float_or_none(pairs, f"{p}last_error_age_seconds"),
     )

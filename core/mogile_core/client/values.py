@@ -216,13 +216,18 @@ def float_or_none(pairs: Pairs, name: str) -> float | None:
         return None
 
 
+def rows(pairs: Pairs, count: str, form: str, *, optional: bool = False) -> list[str]:
+    """What the names of each row begin with: `host1_`, `host2_`, ... for `host{}_`, as many as the pair `count` says."""
+    many = (number_or_none(pairs, count) or 0) if optional else number(pairs, count)
+    return [form.format(i) for i in range(1, many + 1)]
+
+
 def domains(pairs: Pairs) -> list[DomainInfo]:
     """get_domains and mogile_domains."""
     result = []
-    for i in range(1, number(pairs, "domains") + 1):
+    for domain in rows(pairs, "domains", "domain{}"):
         classes = []
-        for j in range(1, number(pairs, f"domain{i}classes") + 1):
-            prefix = f"domain{i}class{j}"
+        for prefix in rows(pairs, f"{domain}classes", f"{domain}class{{}}"):
             hashtype = pairs.get(f"{prefix}hashtype", "NONE")
             classes.append(
                 ClassInfo(
@@ -234,7 +239,7 @@ def domains(pairs: Pairs) -> list[DomainInfo]:
                     degraded_writes=pairs.get(f"{prefix}degraded_writes") == "1",
                 )
             )
-        result.append(DomainInfo(name=to_text(need(pairs, f"domain{i}")), classes=tuple(classes)))
+        result.append(DomainInfo(name=to_text(need(pairs, domain)), classes=tuple(classes)))
     return result
 
 
@@ -242,63 +247,57 @@ def settings(pairs: Pairs) -> list[SettingInfo]:
     """mogile_setting."""
     names = ("name", "value", "default", "help")
     return [
-        SettingInfo(**{name: pairs.get(f"setting_{i}_{name}", "") for name in names})
-        for i in range(1, number(pairs, "settings") + 1)
+        SettingInfo(**{name: pairs.get(f"{p}{name}", "") for name in names})
+        for p in rows(pairs, "settings", "setting_{}_")
     ]
 
 
 def hosts(pairs: Pairs) -> list[Host]:
     """get_hosts."""
-    result = []
-    for i in range(1, number(pairs, "hosts") + 1):
-        prefix = f"host{i}_"
-        result.append(
-            Host(
-                hostid=HostId(number(pairs, f"{prefix}hostid")),
-                hostname=to_text(need(pairs, f"{prefix}hostname")),
-                status=HostState(need(pairs, f"{prefix}status")),
-                hostip=need(pairs, f"{prefix}hostip"),
-                http_port=number(pairs, f"{prefix}http_port"),
-                http_get_port=number_or_none(pairs, f"{prefix}http_get_port"),
-                altip=pairs.get(f"{prefix}altip") or None,
-                altmask=pairs.get(f"{prefix}altmask") or None,
-                zone=to_text(pairs.get(f"{prefix}zone", "")) or None,
-            )
+    return [
+        Host(
+            hostid=HostId(number(pairs, f"{prefix}hostid")),
+            hostname=to_text(need(pairs, f"{prefix}hostname")),
+            status=HostState(need(pairs, f"{prefix}status")),
+            hostip=need(pairs, f"{prefix}hostip"),
+            http_port=number(pairs, f"{prefix}http_port"),
+            http_get_port=number_or_none(pairs, f"{prefix}http_get_port"),
+            altip=pairs.get(f"{prefix}altip") or None,
+            altmask=pairs.get(f"{prefix}altmask") or None,
+            zone=to_text(pairs.get(f"{prefix}zone", "")) or None,
         )
-    return result
+        for prefix in rows(pairs, "hosts", "host{}_")
+    ]
 
 
 def devices(pairs: Pairs) -> list[DeviceInfo]:
     """get_devices and mogile_devices."""
-    result = []
-    for i in range(1, number(pairs, "devices") + 1):
-        p = f"dev{i}_"
-        result.append(
-            DeviceInfo(
-                devid=DevId(number(pairs, f"{p}devid")),
-                hostid=HostId(number(pairs, f"{p}hostid")),
-                status=DeviceState(need(pairs, f"{p}status")),
-                weight=number_or_none(pairs, f"{p}weight") or 0,
-                mb_total=number_or_none(pairs, f"{p}mb_total"),
-                mb_used=number_or_none(pairs, f"{p}mb_used"),
-                mb_free=number_or_none(pairs, f"{p}mb_free"),
-                observed=Observed(pairs.get(f"{p}observed_state", "")),
-                utilization=float_or_none(pairs, f"{p}utilization"),
-                out=pairs.get(f"{p}out", "0") not in ("", "0"),
-                zone=to_text(pairs.get(f"{p}zone", "")) or None,
-                files=number_or_none(pairs, f"{p}files"),
-                cluster_ok=pairs.get(f"{p}cluster_ok", "1") == "1",
-                damaged=number_or_none(pairs, f"{p}damaged") or 0,
-            )
+    return [
+        DeviceInfo(
+            devid=DevId(number(pairs, f"{p}devid")),
+            hostid=HostId(number(pairs, f"{p}hostid")),
+            status=DeviceState(need(pairs, f"{p}status")),
+            weight=number_or_none(pairs, f"{p}weight") or 0,
+            mb_total=number_or_none(pairs, f"{p}mb_total"),
+            mb_used=number_or_none(pairs, f"{p}mb_used"),
+            mb_free=number_or_none(pairs, f"{p}mb_free"),
+            observed=Observed(pairs.get(f"{p}observed_state", "")),
+            utilization=float_or_none(pairs, f"{p}utilization"),
+            out=pairs.get(f"{p}out", "0") not in ("", "0"),
+            zone=to_text(pairs.get(f"{p}zone", "")) or None,
+            files=number_or_none(pairs, f"{p}files"),
+            cluster_ok=pairs.get(f"{p}cluster_ok", "1") == "1",
+            damaged=number_or_none(pairs, f"{p}damaged") or 0,
         )
-    return result
+        for p in rows(pairs, "devices", "dev{}_")
+    ]
 
 
 def opened(pairs: Pairs) -> OpenedFile:
     """create_open with multi_dest."""
     targets = tuple(
-        Destination(devid=DevId(number(pairs, f"devid_{i}")), url=need(pairs, f"path_{i}"))
-        for i in range(1, number(pairs, "dev_count") + 1)
+        Destination(devid=DevId(number(pairs, f"devid{p}")), url=need(pairs, f"path{p}"))
+        for p in rows(pairs, "dev_count", "_{}")
     )
     return OpenedFile(fid=Fid(number(pairs, "fid")), destinations=targets)
 
@@ -320,20 +319,6 @@ def file_info(pairs: Pairs) -> FileInfo:
 
 def census(pairs: Pairs) -> Census:
     """mogile_census."""
-    rows = []
-    for i in range(1, number(pairs, "devices") + 1):
-        p = f"dev_{i}_"
-        rows.append(
-            CensusDevice(
-                devid=DevId(number(pairs, f"{p}devid")),
-                files=number(pairs, f"{p}files"),
-                bytes=number(pairs, f"{p}bytes"),
-                state=DeviceState(need(pairs, f"{p}state")),
-                out=pairs.get(f"{p}out", "0") not in ("", "0"),
-                observed=Observed(pairs.get(f"{p}observed", "")),
-                no_copy=number_or_none(pairs, f"{p}no_copy"),
-            )
-        )
     return Census(
         files=number(pairs, "files"),
         bytes=number(pairs, "bytes"),
@@ -343,26 +328,37 @@ def census(pairs: Pairs) -> Census:
         one_copy=number(pairs, "one_copy"),
         no_copy=number(pairs, "no_copy"),
         zone_violations=number(pairs, "zone_violations"),
-        devices=tuple(rows),
+        devices=tuple(
+            CensusDevice(
+                devid=DevId(number(pairs, f"{p}devid")),
+                files=number(pairs, f"{p}files"),
+                bytes=number(pairs, f"{p}bytes"),
+                state=DeviceState(need(pairs, f"{p}state")),
+                out=pairs.get(f"{p}out", "0") not in ("", "0"),
+                observed=Observed(pairs.get(f"{p}observed", "")),
+                no_copy=number_or_none(pairs, f"{p}no_copy"),
+            )
+            for p in rows(pairs, "devices", "dev_{}_")
+        ),
         counted_at=int(pairs.get("counted_at") or 0),
         complete=pairs.get("complete", "1") != "0",
         classes=tuple(
             CensusClass(
-                domain=need(pairs, f"class_{i}_domain"),
-                name=need(pairs, f"class_{i}_class"),
-                files=number(pairs, f"class_{i}_files"),
-                bytes=number(pairs, f"class_{i}_bytes"),
+                domain=need(pairs, f"{p}domain"),
+                name=need(pairs, f"{p}class"),
+                files=number(pairs, f"{p}files"),
+                bytes=number(pairs, f"{p}bytes"),
             )
-            for i in range(1, int(pairs.get("classes") or 0) + 1)
+            for p in rows(pairs, "classes", "class_{}_", optional=True)
         ),
         shorts=tuple(
             CensusShort(
-                domain=need(pairs, f"short_{i}_domain"),
-                name=need(pairs, f"short_{i}_class"),
-                copies=number(pairs, f"short_{i}_copies"),
-                files=number(pairs, f"short_{i}_files"),
-                bytes=number(pairs, f"short_{i}_bytes"),
+                domain=need(pairs, f"{p}domain"),
+                name=need(pairs, f"{p}class"),
+                copies=number(pairs, f"{p}copies"),
+                files=number(pairs, f"{p}files"),
+                bytes=number(pairs, f"{p}bytes"),
             )
-            for i in range(1, int(pairs.get("shorts") or 0) + 1)
+            for p in rows(pairs, "shorts", "short_{}_", optional=True)
         ),
     )
