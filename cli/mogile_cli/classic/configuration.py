@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mogile_cli.classic.text import decode, file_name
+from mogile_cli.classic.text import file_name
 from mogile_cli.errors import UsageError
 from mogile_core.client import parse_trackers
 from mogile_core.errors import SettingError
+from mogile_core.runtime import keyvalues
 
 SYSTEM_FILE = Path("/etc/mogilefs/mogilefs.conf")
 HOME_FILE = ".mogilefs.conf"
-FILE_BYTES_MAX = 1 << 20
 TRACKERS_MAX = 256
 TIMEOUT_SECONDS_MAX = 3600
 
@@ -61,37 +61,24 @@ def read(files: Sources, command_line: Mapping[str, str]) -> dict[str, str]:
 
 def parse(text: str) -> dict[str, str]:
     """`key = value` lines; the last of equal keys wins, lines of another form are skipped (as they always were)."""
-    values: dict[str, str] = {}
-    for line in text.splitlines():
-        key, separator, value = line.partition("=")
-        key, value = key.strip(), _without_comment(value).strip()
-        if separator and value and key.isascii() and key.replace("_", "").isalnum():
-            values[key] = value
-    return values
-
-
-def _without_comment(value: str) -> str:
-    for index, char in enumerate(value):
-        if char == "#" and (index == 0 or value[index - 1].isspace()):
-            return value[:index]
-    return value
+    return {
+        entry.key: entry.value
+        for entry in keyvalues.entries(text, hash_in_values=True)
+        if entry.value and entry.key.isascii() and entry.key.replace("_", "").isalnum()
+    }
 
 
 def _load(path: Path, *, required: bool) -> str | None:
     try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
+        return keyvalues.read_file(path)
     except FileNotFoundError as error:
         if required:
             raise ConfigurationError(f"configuration file {path} does not exist") from error
         return None
     except OSError as error:
         raise ConfigurationError(f"unable to open {path}: {error.strerror}") from error
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigurationError(
-            f"configuration file {path} is larger than {FILE_BYTES_MAX} bytes; is it the right one?"
-        )
-    return decode(raw)
+    except SettingError as error:
+        raise ConfigurationError(f"configuration file {error}") from error
 
 
 def trackers(text: str | None) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""What services started the classic way have in common: the lines of their configuration file, another user, a pid file, the background.
+"""What services started the classic way have in common: another user, a pid file, the background.
 
-Everything here happens before a service has threads or children. What the keys mean is the service's own.
+Everything here happens before a service has threads or children.
 """
 
 from __future__ import annotations
@@ -10,25 +10,8 @@ import os
 import pwd
 import stat
 import sys
-from collections.abc import Iterator
 
 from mogile_core.errors import SettingError
-
-FILE_BYTES_MAX = 1 << 20
-
-
-def configuration_lines(path: str) -> Iterator[tuple[int, str]]:
-    """(number, text) of the lines that say something; # begins a comment anywhere. Bytes that are no UTF-8 are kept as they are."""
-    try:
-        with open(path, "rb") as stream:
-            raw = stream.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise SettingError(f"--config: cannot read {path}: {error.strerror or error}") from error
-    if len(raw) > FILE_BYTES_MAX:  # a part of it would be another configuration
-        raise SettingError(f"--config: {path} is larger than {FILE_BYTES_MAX} bytes; is it the right file?")
-    for number, line in enumerate(raw.decode("utf-8", "surrogateescape").split("\n"), 1):
-        if text := line.partition("#")[0].strip():
-            yield number, text
 
 
 def become(user: str) -> None:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from mogile_core.errors import SettingError
-from mogile_core.runtime import logs
-from mogile_core.runtime.daemon import PidFile, configuration_lines, daemonize
+from mogile_core.runtime import keyvalues, logs
+from mogile_core.runtime.daemon import PidFile, daemonize
 from mogile_core.runtime.logs import get_log
 from mogile_core.runtime.settings import environment_with, exit_with_line, load, parse_listen, variable_name
 from mogile_storage.nginx import search_path
@@ -105,11 +105,14 @@ def from_flags(argv: Sequence[str]) -> Given:
 
 def from_file(path: str) -> Given:
     """`key = value` lines; SettingError with file and line."""
+    try:
+        text = keyvalues.read_file(path)
+    except OSError as error:
+        raise SettingError(f"--config: cannot read {path}: {error.strerror or error}") from error
     given = Given()
-    for number, line in configuration_lines(path):
-        name, equals, value = (part.strip() for part in line.partition("="))
+    for number, name, value, _ in keyvalues.entries(text):
         where = f"{path} line {number}: {name}"
-        if not equals and name not in _SWITCHES:
+        if value is None and name not in _SWITCHES:
             raise SettingError(f"{where} needs a value, as in `docroot = /var/mogdata`")
         if name in ("config", "skipconfig"):
             raise SettingError(f"{where} belongs on the command line")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
 from mogile_core.errors import SettingError
-from mogile_core.runtime.daemon import configuration_lines
+from mogile_core.runtime import keyvalues
 from mogile_tracker.jobclasses import SINGLE, WANT_MAX
 
 CONFIG_DEFAULT = "/etc/mogilefs/mogilefsd.conf"
@@ -72,7 +72,7 @@ _SHORT = {
 _SWITCHES = frozenset(
     {"skipconfig", "debug", "daemonize", "no_schema_check", "repl_use_get_port", "job_master", "mogstored_stream_port"}
 )
-_LINE = re.compile(r"\s*([\w.-]+)\s*(?:=\s*|\s)\s*(.*?)\s*\Z")
+_KEY = re.compile(r"[\w.-]+")
 _DSN = re.compile(r"dbi:pg:(.*)\Z", re.IGNORECASE | re.DOTALL)
 
 
@@ -175,13 +175,15 @@ def _wants_dbi(value: str | None, rest: Sequence[str]) -> bool:
 
 
 def _file(path: str) -> dict[str, list[str]]:
+    try:
+        text = keyvalues.read_file(path)
+    except OSError as error:
+        raise SettingError(f"--config: cannot read {path}: {error.strerror or error}") from error
     found: dict[str, list[str]] = {}
-    for number, plain in configuration_lines(path):
-        match = _LINE.match(plain)
-        if match is None:
-            raise SettingError(f"{path} line {number}: expected `key = value`, got {plain[:60]!r}")
-        key = _ALIASES.get(match[1], match[1])
-        found[key] = [match[2]]  # the last line of a key counts
+    for entry in keyvalues.entries(text, blank_separates=True):
+        if entry.value is None or not _KEY.fullmatch(entry.key):
+            raise SettingError(f"{path} line {entry.number}: expected `key = value`, got {entry.text[:60]!r}")
+        found[_ALIASES.get(entry.key, entry.key)] = [entry.value]  # the last line of a key counts
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the classic starts share: the lines of a file, and a pid file from check to removal."""
+"""What the classic starts share: a pid file from check to removal, another user."""
 
 import os
 from pathlib import Path
@@ -6,22 +6,7 @@ from pathlib import Path
 import pytest
 
 from mogile_core.errors import SettingError
-from mogile_core.runtime.daemon import FILE_BYTES_MAX, PidFile, become, configuration_lines
-
-
-def test_lines_without_comments_and_blanks(tmp_path: Path) -> None:
-    path = tmp_path / "a.conf"
-    path.write_bytes(b"# first\r\na = 1 # one\r\n\n   \nb = caf\xe9\x0b\xc2\x85x\n")
-    assert list(configuration_lines(str(path))) == [(2, "a = 1"), (5, "b = caf\udce9\x0b\x85x")]
-
-
-def test_a_file_that_cannot_be_read_whole_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.conf"
-    with pytest.raises(SettingError, match=f"cannot read {path}: No such file"):
-        list(configuration_lines(str(path)))
-    path.write_bytes(b"a = 1\n" + b"#" * FILE_BYTES_MAX)
-    with pytest.raises(SettingError, match=f"{path} is larger than"):
-        list(configuration_lines(str(path)))
+from mogile_core.runtime.daemon import PidFile, become
 
 
 def test_a_pid_file_lives_from_write_to_remove_wherever_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from mogile_cli.classic import configuration, keys
 from mogile_cli.classic.configuration import ConfigurationError, Sources, parse, read, sources, trackers
+from mogile_core.runtime.keyvalues import FILE_BYTES_MAX
 
 FILE = """\
 # all
@@ -90,7 +91,7 @@ def test_a_file_that_cannot_be_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"unable to open .*: Is a directory"):
         read(Sources(implicit=(tmp_path,)), {})
     large = tmp_path / "large"
-    large.write_bytes(b"a = b\n" * (configuration.FILE_BYTES_MAX // 6 + 1))
+    large.write_bytes(b"a = b\n" * (FILE_BYTES_MAX // 6 + 1))
     with pytest.raises(ConfigurationError, match="larger than"):
         read(Sources(explicit=(large,)), {})
 
