@@ -7,7 +7,7 @@ E2E_ARGS ?=
 HARNESS := PYTHONPATH=tests/e2e $(PY) -m harness
 
 .PHONY: help setup lock fmt generate check test demo e2e images cluster-up cluster-down \
-        bench-tracker bench-storage bench-gateway clean
+        bench-tracker bench-storage bench-gateway bench-operator clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +56,11 @@ lock: setup ## renew the lock files from pyproject.toml
 bench-tracker bench-storage bench-gateway: bench-%: setup ## benchmarks/<part>.py: bars, table and plots in benchmarks/out
 	@scripts/setup-tests bench
 	@$(PY) benchmarks/$*.py
+
+bench-operator: setup ## the same for the operator, on a real API server without machines
+	@scripts/setup-tests
+	@$(HARNESS) tools etcd kubernetes >/dev/null
+	@PYTHONPATH=tests/support:tests/e2e $(PY) benchmarks/reconcile.py
 
 clean: ## remove what the tools left in the checkout
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build artifacts benchmarks/out

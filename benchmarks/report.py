@@ -84,7 +84,10 @@ class Report:
         result = {"part": self.part, **circumstances(self._load), **self.about, "rows": [_plain(r) for r in self.rows]}
         (OUT / f"{self.part}.json").write_text(json.dumps(result, indent=1) + "\n")
         missed = [each.name for each in self.rows if each.met is False]
-        print(f"\n{len(missed)} bars missed: {'; '.join(missed)}" if missed else "\nevery bar met")
+        if missed:
+            print(f"\n{len(missed)} bars missed: {'; '.join(missed)}")
+        elif any(each.bar is not None for each in self.rows):
+            print("\nevery bar met")
         return not missed
 
     def _cost_table(self) -> str:

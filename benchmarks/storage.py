@@ -21,24 +21,23 @@ from processes import Peak, cpu_seconds, pss_mb
 from report import Panel, Report, plot, row
 from storage_lab import (
     AGENT,
-    GET_LUA,
-    PUT_LUA,
+    FID_PATH_LUA,
     SECOND,
     STOCK,
     Bench,
-    Load,
     ask,
     bare_loop,
     fid_path,
     fill,
     fresh_device,
+    load,
     order,
     own_mounts,
     pour,
     program,
     stock_nginx,
-    wrk,
 )  # fmt: skip
+from wrk import GET_LUA, Load, puts_lua
 
 CONNECTIONS = (1, 8, 32, 64)  # of the PUT rows and the plot; the bars speak of 1 and 32
 PULLED_FILES = 6_000  # in one turn
@@ -85,13 +84,13 @@ def put_rows(bench: Bench) -> None:
     )
     add(row("group commit off, 32 connections, agent CPU", each.cpu_ms, "ms/PUT", better="lower"))
     titles = {"group": "group commit", "each": "fsync per file"}
-    lines = lambda value: {t: [(c, value(load)) for c, load in series[mode]] for mode, t in titles.items()}  # noqa: E731
+    lines = lambda value: {t: [(c, value(each)) for c, each in series[mode]] for mode, t in titles.items()}  # noqa: E731
     plot(
         "storage-put",
         [
-            Panel(title="durable PUT of 4 KiB", x="connections", y="PUT/s", lines=lines(lambda load: load.rate)),
-            Panel(title="the slowest hundredth", x="connections", y="p99 ms", lines=lines(lambda load: load.p99_ms)),
-            Panel(title="what it costs", x="connections", y="agent CPU ms/PUT", lines=lines(lambda load: load.cpu_ms)),
+            Panel(title="durable PUT of 4 KiB", x="connections", y="PUT/s", lines=lines(lambda each: each.rate)),
+            Panel(title="the slowest hundredth", x="connections", y="p99 ms", lines=lines(lambda each: each.p99_ms)),
+            Panel(title="what it costs", x="connections", y="agent CPU ms/PUT", lines=lines(lambda each: each.cpu_ms)),
         ],
     )
 
@@ -101,16 +100,16 @@ _bases = itertools.count(1)
 
 def put_load(bench: Bench, address: str, connections: int, pid: int) -> Load:
     """PUT of 4 KiB under names nobody had before."""
-    script = PUT_LUA.replace("BASE", str(next(_bases) * 10**8))
-    return wrk(bench, script, f"http://{address}:7500", connections, pid)
+    script = puts_lua(next(_bases) * 10**8, FID_PATH_LUA)
+    return load(bench, script, f"http://{address}:7500", connections, pid)
 
 
 def middle(rounds: list[Load]) -> Load:
     """Figure by figure, so that a moment of other work on the machine does not decide."""
     return Load(
-        rate=statistics.median(load.rate for load in rounds),
-        p99_ms=statistics.median(load.p99_ms for load in rounds),
-        cpu_ms=statistics.median(load.cpu_ms for load in rounds),
+        rate=statistics.median(each.rate for each in rounds),
+        p99_ms=statistics.median(each.p99_ms for each in rounds),
+        cpu_ms=statistics.median(each.cpu_ms for each in rounds),
     )
 
 
@@ -137,16 +136,16 @@ def get_rows(bench: Bench) -> None:
             best: dict[str, Load] = {}
             for _ in range(ROUNDS):
                 for name, (url, pid) in servers.items():
-                    load = wrk(bench, GET_LUA, url + fid_path(fid), 32, pid)
-                    best[name] = min(load, best.get(name, load), key=lambda load: load.cpu_ms)
+                    seen = load(bench, GET_LUA, url + fid_path(fid), 32, pid)
+                    best[name] = min(seen, best.get(name, seen), key=lambda each: each.cpu_ms)
             kib = size >> 10
             plain, port = best["plain nginx"], best["read port"]
             cpu = f"GET {kib} KiB, CPU against plain nginx"
             bench.report.add(row(cpu, port.cpu_ms, "ms/GET", better="lower", reference=plain.cpu_ms, bar=1.1))
             bench.report.add(row(f"GET {kib} KiB, read port", port.rate, "GET/s", reference=plain.rate))
             bench.report.add(row(f"GET {kib} KiB, agent alone", best["agent alone"].rate, "GET/s"))
-            for name, load in best.items():
-                costs[name].append((kib, load.cpu_ms))
+            for name, seen in best.items():
+                costs[name].append((kib, seen.cpu_ms))
     plot("storage-get", [Panel(title="GET, 32 connections", x="KiB", y="CPU ms/GET", lines=costs)])
 
 

@@ -5,7 +5,6 @@ import ctypes
 import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,37 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import cpu_seconds
 from report import Report
+from wrk import Load, wrk
 
 AGENT, SECOND, STOCK = "127.0.22.200", "127.0.22.201", "127.0.22.202"
 CLUSTER = "11111111-2222-4333-8444-555555555555"
 IMAGE_MB = 6144
-PUT_LUA = """
-local threads = 0
-function setup(thread) threads = threads + 1; thread:set("base", BASE + threads * 10000000) end
-local n, body = 0, string.rep("x", 4096)
-function request()
-  n = n + 1
-  local f = string.format("%010d", base + n)
-  return wrk.format("PUT", "/dev1/" .. f:sub(1,1) .. "/" .. f:sub(2,4) .. "/" .. f:sub(5,7) .. "/" .. f .. ".fid", nil, body)
-end
-function done(summary, latency, requests)
-  local e = summary.errors
-  print(string.format("RESULT %d %d %f %f %d", summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
-GET_LUA = PUT_LUA[PUT_LUA.index("function done") :]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What a load generator, or a bare loop, saw."""
-
-    rate: float
-    p99_ms: float = 0.0
-    cpu_ms: float = 0.0
+FID_PATH_LUA = '"/dev1/" .. f:sub(1,1) .. "/" .. f:sub(2,4) .. "/" .. f:sub(5,7) .. "/" .. f .. ".fid"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,19 +140,9 @@ def fid_path(fid: int) -> str:
     return f"/dev1/{digits[0]}/{digits[1:4]}/{digits[4:7]}/{digits}.fid"
 
 
-def wrk(bench: Bench, script: str, url: str, connections: int, pid: int) -> Load:
-    """Load for a while; CPU is that of `pid` and its children per request."""
-    path = bench.folder / "load.lua"
-    path.write_text(script)
-    before = cpu_seconds(pid)
-    command = ["wrk", f"-t{min(2, connections)}", f"-c{connections}", f"-d{bench.seconds:.0f}s", "-s", str(path), url]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    used = cpu_seconds(pid) - before
-    numbers = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", output)
-    if numbers is None or int(numbers[5]):
-        sys.exit(f"bench-storage: there were errors under load:\n{output}")
-    count, took = int(numbers[1]), int(numbers[2]) / 1e6
-    return Load(rate=count / took, p99_ms=float(numbers[4]) / 1e3, cpu_ms=used / max(count, 1) * 1e3)
+def load(bench: Bench, lua: str, url: str, connections: int, pid: int) -> Load:
+    """Load for as long as a row lasts; CPU is that of `pid` and its children per request."""
+    return wrk(bench.folder / "load.lua", lua, url, connections, bench.seconds, pid)
 
 
 def bare_loop(point: Path, threads: int, seconds: float) -> Load:
