@@ -59,7 +59,9 @@ class Bench:
         """Requests that the operator has sent to the API server."""
         with urllib.request.urlopen(f"http://{OPERATOR}:8081/metrics", timeout=20) as answer:
             text = answer.read().decode()
-        return sum(float(value) for value in re.findall(r"^mogile_operator_api_requests\{.*\} (\S+)$", text, re.M))
+        return sum(
+            float(value) for value in re.findall(r"^mogile_operator_api_requests_total\{.*\} (\S+)$", text, re.M)
+        )
 
     async def make(self, objects: list[Obj]) -> None:
         """Create many."""

@@ -28,8 +28,8 @@ class OperatorMetrics:
         self._oldest = add.gauge("operator_queue_oldest_seconds", "age of the oldest due key")
         self._ages = add.gauge("operator_watch_age_seconds", "since the last sign of life of a watch", ["kind"])
         self._leads = add.gauge("operator_leader", "1 while this replica leads")
-        self._calls = add.gauge(
-            "operator_api_requests", "requests to the API server since the start", ["method", "code"]
+        self._calls = add.counter(
+            "operator_api_requests_total", "requests to the API server since the start", ["method", "code"]
         )
         self._running: dict[Key, float] = {}
         add.on_collect(self._collect)
@@ -53,7 +53,7 @@ class OperatorMetrics:
         for kind, age in self._informers.ages().items():
             self._ages.set(age, kind=kind)
         for (method, status), count in self._kube.calls.items():
-            self._calls.set(count, method=method, code=status)
+            self._calls.values[(method, str(status))] = count
 
     async def text(self) -> str:
         """Prometheus text."""

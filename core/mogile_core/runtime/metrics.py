@@ -1,15 +1,20 @@
 """Counters, gauges and histograms that several processes can add up: each has a Registry, the parent renders the sum of their snapshots.
 
-Small on purpose: label values must come from closed sets (command names, device ids), so series stay few. A registry belongs to one
-thread (the event loop). `Registry.snapshot()` is plain JSON data; `render(snapshots)` is the Prometheus text form: counters and histograms
-are summed, gauges too unless made with `merge="max"`.
+The library's own metrics are not used while counting: its multi-process mode keeps files per process, and its locks and label look-ups
+cost more than some of the commands that are counted. It renders: `Registry.snapshot()` is plain JSON data that a child sends its parent,
+and `render(snapshots)` makes the library's metric families of their sum (gauges made with `merge="max"`: of the largest). Label values must
+come from closed sets (command names, device ids), so that series stay few. A registry belongs to one thread (the event loop).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
+
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -97,6 +102,9 @@ class Registry:
         self._collectors: list[Callable[[], None]] = []
 
     def counter(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Counter:
+        """A counter; by Prometheus' convention its name must end in `_total`."""
+        if not name.endswith("_total"):
+            raise ValueError(f"the counter {name} must be called {name}_total")
         return self._add(Counter(_full(name), help_text, tuple(labels)))
 
     def gauge(self, name: str, help_text: str, labels: Iterable[str] = (), merge: str = "sum") -> Gauge:
@@ -151,13 +159,35 @@ def render(snapshots: Iterable[Snapshot]) -> str:
             for labels, value in metric["values"]:
                 key = tuple(labels)
                 values[key] = _merge(values[key], value, metric["merge"]) if key in values else value
-    lines: list[str] = []
-    for name in sorted(merged):
-        metric = merged[name]
-        lines += [f"# HELP {name} {metric['help']}", f"# TYPE {name} {metric['kind']}"]
-        for key in sorted(metric["values"]):
-            lines += _series(name, metric, key, metric["values"][key])
-    return "\n".join(lines) + "\n"
+    return generate_latest(_Families(merged)).decode()
+
+
+class _Families(Collector):
+    """Merged series as the library's metric families, by name."""
+
+    def __init__(self, merged: Snapshot) -> None:
+        self._merged = merged
+
+    def collect(self) -> Iterator[Metric]:
+        for name, metric in sorted(self._merged.items()):
+            series = sorted(metric["values"].items())
+            if metric["kind"] == "histogram":
+                yield _histogram(name, metric, series)
+                continue
+            family = CounterMetricFamily if metric["kind"] == "counter" else GaugeMetricFamily
+            plain = family(name, metric["help"], labels=metric["labels"])
+            for key, value in series:
+                plain.add_metric(key, value)
+            yield plain
+
+
+def _histogram(name: str, metric: Mapping[str, Any], series: Iterable[tuple[Labels, list[float]]]) -> Metric:
+    family = HistogramMetricFamily(name, metric["help"], labels=metric["labels"])
+    bounds = [*map(str, metric["buckets"]), "+Inf"]
+    for key, value in series:
+        counts = [sum(value[: place + 1]) for place in range(len(bounds))]
+        family.add_metric(key, list(zip(bounds, counts, strict=True)), sum_value=value[-2])
+    return family
 
 
 def _full(name: str) -> str:
@@ -168,29 +198,3 @@ def _merge(a: Any, b: Any, how: str) -> Any:
     if isinstance(a, list):
         return [x + y for x, y in zip(a, b, strict=True)]
     return max(a, b) if how == "max" else a + b
-
-
-def _series(name: str, metric: Mapping[str, Any], key: Labels, value: Any) -> list[str]:
-    labels = list(zip(metric["labels"], key, strict=True))
-    if metric["kind"] != "histogram":
-        return [f"{name}{_label_text(labels)} {_number(value)}"]
-    lines, running = [], 0.0
-    for bound, count in zip([*metric["buckets"], "+Inf"], value, strict=False):
-        running += count
-        lines.append(f"{name}_bucket{_label_text([*labels, ('le', str(bound))])} {_number(running)}")
-    return [
-        *lines,
-        f"{name}_sum{_label_text(labels)} {_number(value[-2])}",
-        f"{name}_count{_label_text(labels)} {_number(value[-1])}",
-    ]
-
-
-def _label_text(labels: Iterable[tuple[str, str]]) -> str:
-    text = ",".join(
-        '{}="{}"'.format(k, v.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")) for k, v in labels
-    )
-    return f"{{{text}}}" if text else ""
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(float(value))

@@ -71,11 +71,11 @@ class Health:
         self.connections: set[Connection] = set()
         self._headers = CommonHeaders(f"mogile-storage/{app.version}")
         self._metrics = Metrics()
-        self._requests = self._metrics.counter("storage_requests", "Answers given", ["method", "status"])
+        self._requests = self._metrics.counter("storage_requests_total", "Answers given", ["method", "status"])
         self._connections = self._metrics.gauge("storage_connections", "Client connections now")
-        self._pulled = self._metrics.counter("storage_pulled_files", "Files copied from other nodes")
-        self._pulled_bytes = self._metrics.counter("storage_pulled_bytes", "Bytes copied from other nodes")
-        self._pull_failures = self._metrics.counter("storage_pull_failures", "Copies that failed", ["reason"])
+        self._pulled = self._metrics.counter("storage_pulled_files_total", "Files copied from other nodes")
+        self._pulled_bytes = self._metrics.counter("storage_pulled_bytes_total", "Bytes copied from other nodes")
+        self._pull_failures = self._metrics.counter("storage_pull_failures_total", "Copies that failed", ["reason"])
         self._state = self._metrics.gauge(
             "storage_device_state", "1 for the state the device is in", ["devid", "state"]
         )
@@ -92,23 +92,25 @@ class Health:
             "storage_device_seconds", "Time of reads and syncs of the device", ["devid", "kind"]
         )
         self._slow = self._metrics.counter(
-            "storage_device_slow", "Reads and syncs that took a second or more", ["devid", "kind"]
+            "storage_device_slow_total", "Reads and syncs that took a second or more", ["devid", "kind"]
         )
-        self._errors = self._metrics.counter("storage_device_errors", "I/O errors", ["devid", "error"])
-        self._batches = self._metrics.counter("storage_sync_batches", "Group commits", ["devid"])
+        self._errors = self._metrics.counter("storage_device_errors_total", "I/O errors", ["devid", "error"])
+        self._batches = self._metrics.counter("storage_sync_batches_total", "Group commits", ["devid"])
         self._changes = self._metrics.counter(
-            "storage_sync_changes", "Changes made durable by group commits", ["devid"]
+            "storage_sync_changes_total", "Changes made durable by group commits", ["devid"]
         )
         self._waiting = self._metrics.gauge("storage_device_waiting_jobs", "Work waiting for the device", ["devid"])
-        self._quarantined = self._metrics.counter("storage_quarantined_files", "Files put into quarantine", ["devid"])
+        self._quarantined = self._metrics.counter(
+            "storage_quarantined_files_total", "Files put into quarantine", ["devid"]
+        )
         self._damaged = self._metrics.gauge(
             "storage_damaged_copies", "Damaged copies that wait for a good one", ["devid"]
         )
         self._kept = self._metrics.gauge("storage_quarantine_bytes", "Bytes kept in quarantine", ["devid"])
-        self._scrubbed = self._metrics.counter("storage_scrub_files", "Copies read by scrubs", ["devid"])
-        self._scrubbed_bytes = self._metrics.counter("storage_scrub_bytes", "Bytes read by scrubs", ["devid"])
+        self._scrubbed = self._metrics.counter("storage_scrub_files_total", "Copies read by scrubs", ["devid"])
+        self._scrubbed_bytes = self._metrics.counter("storage_scrub_bytes_total", "Bytes read by scrubs", ["devid"])
         self._scrub_damaged = self._metrics.counter(
-            "storage_scrub_damaged_copies", "Damaged copies found by scrubs", ["devid"]
+            "storage_scrub_damaged_copies_total", "Damaged copies found by scrubs", ["devid"]
         )
         self._scrub_finished = self._metrics.gauge(
             "storage_scrub_finished_seconds", "When the last whole scrub ended; 0: never", ["devid"]

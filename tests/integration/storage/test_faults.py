@@ -110,7 +110,7 @@ def test_a_failed_sync_is_never_acknowledged_and_fails_the_device(make_node, the
     assert node.put(2, 5, BODY).status == 201
     metrics = node.ask("GET", "/metrics", port=7502).body.decode()
     assert 'mogile_storage_device_state{devid="1",state="failed"} 1' in metrics
-    assert 'mogile_storage_device_errors{devid="1",error="EIO"} 1' in metrics
+    assert 'mogile_storage_device_errors_total{devid="1",error="EIO"} 1' in metrics
     assert node.ask("GET", "/dev1/usage").status == 503
     node.kill()
     node.start()

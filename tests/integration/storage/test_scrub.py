@@ -78,8 +78,8 @@ def test_exactly_the_rotten_copies_are_found(make_node, the):
     assert node.status(1)["quarantined"] == len(victims)
     metrics = node.ask("GET", "/metrics", port=7502).body.decode()
     assert f'mogile_storage_damaged_copies{{devid="1"}} {len(victims)}' in metrics
-    assert f'mogile_storage_scrub_damaged_copies{{devid="1"}} {len(victims)}' in metrics
-    assert f'mogile_storage_scrub_files{{devid="1"}} {last + 1}' in metrics
+    assert f'mogile_storage_scrub_damaged_copies_total{{devid="1"}} {len(victims)}' in metrics
+    assert f'mogile_storage_scrub_files_total{{devid="1"}} {last + 1}' in metrics
 
     assert scrub(node, the)["damaged"] == 0
     for fid in victims:  # a good copy comes back: all is well

@@ -111,7 +111,7 @@ def test_a_read_error_is_counted_told_once_and_spoils_no_other_file(sick_node):
     assert state["state"] == "ready"
     assert state["errors"]["EIO"] >= 5
     metrics = node.ask("GET", "/metrics", port=7502).body.decode()
-    assert f'mogile_storage_device_errors{{devid="1",error="EIO"}} {state["errors"]["EIO"]}' in metrics
+    assert f'mogile_storage_device_errors_total{{devid="1",error="EIO"}} {state["errors"]["EIO"]}' in metrics
     told = [line for line in node.log().splitlines() if "I/O error" in line and "devid=1" in line]
     assert len(told) == 1, told
     node.tell("")

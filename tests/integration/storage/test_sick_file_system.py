@@ -89,7 +89,7 @@ def test_an_xfs_that_shuts_down_under_load(make_node, loop_xfs, tmp_path, the):
         nothing_short(node, port, sorted(writers.kept)[-50:] + sorted(writers.refused)[:20])
     assert node.put(2, 1, BODY).status == 201
     assert metric(node, 'mogile_storage_device_state{devid="1",state="failed"}') == [1.0]
-    assert sum(metric(node, 'mogile_storage_device_errors{devid="1"')) >= 1
+    assert sum(metric(node, 'mogile_storage_device_errors_total{devid="1"')) >= 1
     told = [line for line in node.log().splitlines() if "device is failed devid=1" in line]
     assert 1 <= len(told) <= 2, told  # the watcher's look and the failed sync may both meet it
     assert "Input/output error" in node.status(1)["message"]
@@ -146,7 +146,7 @@ def test_a_scrub_that_meets_read_errors(make_node, sick_disk, the):
     listed = node.ask("GET", "/dev1/damaged").body.decode().splitlines()
     assert [line.split()[0::2] for line in listed] == [["3", "eio"], ["."]]
     assert node.status(1)["state"] == "ready"
-    assert metric(node, 'mogile_storage_scrub_damaged_copies{devid="1"}') == [1.0]
+    assert metric(node, 'mogile_storage_scrub_damaged_copies_total{devid="1"}') == [1.0]
     assert metric(node, 'mogile_storage_damaged_copies{devid="1"}') == [1.0]
     assert len([line for line in node.log().splitlines() if "damaged copy put into quarantine" in line]) == 1
     for fid in range(1, 9):

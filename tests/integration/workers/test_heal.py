@@ -167,5 +167,5 @@ async def requests(address: str) -> dict[tuple[str, str], float]:
     """(method, status) -> answers given by a node so far."""
     async with aiohttp.ClientSession() as session, session.get(f"http://{address}:7502/metrics") as response:
         text = await response.text()
-    found = re.findall(r'^mogile_storage_requests\{method="(\w+)",status="(\d+)"\} (\S+)$', text, re.MULTILINE)
+    found = re.findall(r'^mogile_storage_requests_total\{method="(\w+)",status="(\d+)"\} (\S+)$', text, re.MULTILINE)
     return {(method, status): float(number) for method, status, number in found}

@@ -46,7 +46,7 @@ class Heal:
         self._orphans = OrphanStore(jobs.context.database)
         self._asker = Asker(jobs, JOB)
         self._results = jobs.context.registry.counter(
-            "heal_copies", "Damaged copies fetched again onto their devices, or why not", ["result"]
+            "heal_copies_total", "Damaged copies fetched again onto their devices, or why not", ["result"]
         )
         self._done = 0
         self._urgent = False  # the present unit met a file with a single sound copy

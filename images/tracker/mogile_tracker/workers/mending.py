@@ -125,7 +125,7 @@ class Mender:
         self._asker = asker
         self._trimmer = Trimmer(jobs)
         self._events = jobs.context.registry.counter(
-            "fsck_events", "What fsck found on this tracker, by code", ["code"]
+            "fsck_events_total", "What fsck found on this tracker, by code", ["code"]
         )
 
     async def mend(self, lease: Lease, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:

@@ -176,7 +176,7 @@ class Orphans:
 
     def _count(self, settled: Sequence[tuple[Orphan, bool]]) -> None:
         counter = self._jobs.context.registry.counter(
-            "orphan_orders", "Orders about orphans that were carried out, or could not be", ["todo", "result"]
+            "orphan_orders_total", "Orders about orphans that were carried out, or could not be", ["todo", "result"]
         )
         for orphan, kept in settled:
             counter.inc(todo=orphan.todo or "", result="kept" if kept else "done")
