@@ -38,9 +38,12 @@ def accepts(address: str, port: int) -> bool:
 
 
 class LineClient:
-    """Speaks the protocol by hand: one connection, raw bytes."""
+    """Speaks the protocol by hand: one connection, raw bytes. `ok` tells what the tracker logged when it lost the connection."""
 
-    def __init__(self, address: str, port: int, timeout: float = EVENT_SECONDS) -> None:
+    def __init__(
+        self, address: str, port: int, timeout: float = EVENT_SECONDS, log: Callable[[], str] = lambda: ""
+    ) -> None:
+        self.log = log
         self.socket = socket.create_connection((address, port), timeout=timeout)
         self.stream = self.socket.makefile("rb")
 
@@ -64,7 +67,10 @@ class LineClient:
         return parse_reply(self.raw(request))
 
     def ok(self, request: str) -> dict[str, str]:
-        reply = self.ask(request)
+        try:
+            reply = self.ask(request)
+        except (OSError, EOFError) as lost:
+            raise ConnectionError(f"{request}: {lost}; the tracker's log:\n{self.log()[-3000:]}") from lost
         assert reply.ok, f"{request} -> {reply.code} {reply.text}"
         return reply.args
 
@@ -141,7 +147,7 @@ class TrackerProcess:
             self.client().admin(f"want 1 {job}")
 
     def client(self) -> LineClient:
-        client = LineClient(self.address, self.port)
+        client = LineClient(self.address, self.port, log=self.log)
         self.clients.append(client)
         return client
 
