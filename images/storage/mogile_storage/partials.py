@@ -72,6 +72,8 @@ def with_range(ranges: Ranges, first: int, end: int) -> Ranges:
 
 def without_range(ranges: Ranges, first: int, end: int) -> Ranges:
     """Minus [first, end)."""
+    if first >= end:  # nothing; the pieces would touch
+        return ranges
     pieces = [piece for a, b in ranges for piece in ((a, min(b, first)), (max(a, end), b))]
     return tuple((a, b) for a, b in pieces if a < b)
 

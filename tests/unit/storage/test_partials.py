@@ -4,7 +4,7 @@ import itertools
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mogile_storage.blob import BlobStore
@@ -24,6 +24,7 @@ SPAN = st.tuples(st.integers(0, 40), st.integers(0, 40)).map(lambda p: (min(p), 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), SPAN), max_size=30))
+@example([(True, (0, 2)), (False, (1, 1))])
 def test_ranges_are_sets_of_bytes(steps):
     ranges, model = (), set()
     for add, (first, end) in steps:
