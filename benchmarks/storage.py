@@ -19,6 +19,7 @@ from pathlib import Path
 
 from processes import Peak, cpu_seconds, pss_mb
 from report import Panel, Report, plot, row
+from storage_hang import hang_rows
 from storage_lab import (
     AGENT,
     FID_PATH_LUA,
@@ -221,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each load")
     parser.add_argument("--large-mb", type=int, default=1024)
-    parser.add_argument("--only", choices=("put", "get", "large", "pull"), help="just these rows")
+    parser.add_argument("--only", choices=("put", "get", "large", "pull", "hang"), help="just these rows")
     arguments = parser.parse_args()
     for tool in ("wrk", "mkfs.xfs", "md5sum"):
         if shutil.which(tool, path="/usr/sbin:/sbin:" + os.environ["PATH"]) is None:
@@ -231,7 +232,7 @@ def main() -> None:
     folder.chmod(0o755)
     report = Report(part="storage", about={"seconds": arguments.seconds, "largeMb": arguments.large_mb})
     bench = Bench(folder=folder, seconds=arguments.seconds, large_mb=arguments.large_mb, report=report)
-    parts = {"put": put_rows, "get": get_rows, "large": large_rows, "pull": pull_rows}
+    parts = {"put": put_rows, "get": get_rows, "large": large_rows, "pull": pull_rows, "hang": hang_rows}
     try:
         for name, measure in parts.items():
             if arguments.only in (None, name):
