@@ -17,11 +17,12 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from typing import Any
 
 import tracker_data as data
 import uvloop
-from line_load import Put, load
+from line_load import Operation, Put, load
 from processes import cpu_seconds, pss_mb
 from report import Panel, Report, plot, row
 from stack import Pgbench, Stack, cpu_spent, postgres
@@ -36,6 +37,7 @@ UPSTREAM_LOOKUP_MS, UPSTREAM_COPY_MS = 0.91, 13.9
 CONNECTIONS = (1, 8, 64, 256)
 BACKLOG = 1_000_000
 QUEUED = "SELECT 1 FROM file_to_replicate WHERE nexttry < 2147483647"
+WAITING = "SELECT (SELECT count(*) FROM file_to_replicate) + (SELECT count(*) FROM file_to_delete2)"
 DELETING = "SELECT 1 FROM file_to_delete2 UNION ALL SELECT 1 FROM mogile_copy_delete UNION ALL SELECT 1 FROM mogile_copy_intent"
 
 
@@ -235,8 +237,8 @@ def replication(bench: Bench, files: int) -> None:
 
 
 def backlog(bench: Bench, files: int) -> None:
-    """Look-ups and creates while a million rows wait in both queues: with the jobs at work on them, in turns with the jobs frozen."""
-    dsn, report = with_stand_ins(bench, "backlog", files), bench.report
+    """Look-ups and creates while a million rows wait in both queues: the jobs frozen, giving way, and never giving way, in turns."""
+    dsn = with_stand_ins(bench, "backlog", files)
     creating = Creating(files)
     with bench.tracker(dsn):
         data.execute(
@@ -248,21 +250,44 @@ def backlog(bench: Bench, files: int) -> None:
             "ANALYZE",
         )
         for name, operation in (("get_paths", looking_up(files)), ("create", creating.create)):
-            working, frozen = Measured(), Measured()
-            servers, spent = bench.pids(), Counter[str]()
-            for _ in range(2 * bench.slices):
-                with bench.jobs_frozen():
-                    frozen.results.append(bench.run(operation, 64, bench.seconds))
-                before = bench.cpu(servers)
-                working.results.append(bench.run(operation, 64, bench.seconds))
-                spent.update(cpu_spent(before, bench.cpu(servers), 1))
-            rate, alone = working.per_second, frozen.per_second
-            report.add(row(f"{name} with a backlog / with the jobs frozen", rate, "ops/s", reference=alone, bar=0.8))
-            count = sum(result.count for result in working.results)
-            report.cost(f"{name} with a backlog", {part: ms / count for part, ms in spent.items()})
-        queues = "(SELECT count(*) FROM file_to_replicate) + (SELECT count(*) FROM file_to_delete2)"
-        report.add(row("backlog left at the end of that", data.number(dsn, f"SELECT {queues}"), "rows", better="lower"))
+            with_backlog(bench, dsn, name, operation)
+        bench.report.add(row("backlog left at the end of that", data.number(dsn, WAITING), "rows", better="lower"))
     data.drop_database(bench.server, "backlog")
+
+
+def with_backlog(bench: Bench, dsn: str, name: str, operation: Operation) -> None:
+    """One operation three ways, in turns; at the end what the jobs do when nobody asks for anything."""
+    report, servers = bench.report, bench.pids()
+    kinds = {"giving way": Working(), "never giving way": Working()}
+    frozen = Measured()
+    for _ in range(2 * bench.slices):
+        with bench.jobs_frozen():
+            frozen.results.append(bench.run(operation, 64, bench.seconds))
+        for kind, working in kinds.items():
+            bench.change("background_share", "" if kind == "giving way" else 100)
+            left, before = data.number(dsn, WAITING), bench.cpu(servers)
+            working.measured.results.append(bench.run(operation, 64, bench.seconds))
+            working.spent.update(cpu_spent(before, bench.cpu(servers), 1))
+            working.rows += left - data.number(dsn, WAITING)
+    bench.change("background_share", "")
+    for kind, working in kinds.items():
+        results, alone = working.measured.results, frozen.per_second
+        bar = 0.8 if kind == "giving way" else None
+        title = f"{name} with a backlog, jobs {kind}"
+        report.add(row(f"{title} / frozen", working.measured.per_second, "ops/s", reference=alone, bar=bar))
+        count = sum(result.count for result in results)
+        report.cost(title, {part: ms / count for part, ms in working.spent.items()})
+        rate = working.rows / sum(result.seconds for result in results)
+        report.add(row(f"{title}: backlog shrinks by", rate, "rows/s"))
+
+
+@dataclass(slots=True)
+class Working:
+    """Slices of load with the jobs at work."""
+
+    measured: Measured = field(default_factory=Measured)
+    spent: Counter[str] = field(default_factory=Counter)
+    rows: int = 0  # of the backlog, done meanwhile
 
 
 def growth(bench: Bench, sizes: list[int]) -> None:

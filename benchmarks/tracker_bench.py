@@ -95,6 +95,16 @@ class Bench:
         """A stretch of load on the tracker."""
         return uvloop.run(load((ADDRESS, PORT), operation, connections, seconds))
 
+    def change(self, name: str, value: object) -> None:
+        """One of the settings that are changed at run time; in force in all processes when this returns."""
+        orders = [f"mogile_setting name={name}&value={value}\r\n".encode()]
+
+        def change() -> Generator[bytes | Put, bytes, None]:
+            if orders:
+                fields((yield orders.pop()))
+
+        self.run(change, 1, 10)
+
     def pids(self, job: str = "queryworker") -> list[int]:
         """The tracker's processes that do a job, as it tells itself."""
         pids: list[int] = []

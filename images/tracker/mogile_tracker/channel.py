@@ -1,11 +1,11 @@
 """A child's end of the socketpair to the parent: one JSON object a line, both ways.
 
-What a child says: `status` (its metrics and figures, about once a second; the parent takes it as a sign of life), `observed` (a monitor
-round), `ask` (a question that the parent or the other children answer: see `switchboard`), `told` (its own answer to one), `watching`,
-`log`. What it hears: `answer`, `tell` (a question), `observed`, `state` (figures of all processes), `assign` (which job classes to run),
-`serve`, `to`, `watch`, `log`. Messages but `log` are states, not events: a newer one of a kind replaces an older one that was not sent
-yet, so the memory is bounded however slow the other side is; of log lines the oldest are dropped. When the parent is gone the child
-leaves too.
+What a child says: `status` (its metrics and figures, about once a second; the parent takes it as a sign of life), `load` (how much of a
+processor a server process uses), `observed` (a monitor round), `ask` (a question that the parent or the other children answer: see
+`switchboard`), `told` (its own answer to one), `watching`, `log`. What it hears: `answer`, `tell` (a question), `observed`, `load` (of all
+server processes together), `state` (figures of all processes), `assign` (which job classes to run), `serve`, `to`, `watch`, `log`.
+Messages but `log` are states, not events: a newer one of a kind replaces an older one that was not sent yet, so the memory is bounded
+however slow the other side is; of log lines the oldest are dropped. When the parent is gone the child leaves too.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from mogile_core.errors import StoreError, StoreUnavailableError
 from mogile_core.runtime.clock import Clock
 from mogile_core.runtime.logs import get_log
 from mogile_core.runtime.metrics import Registry
+from mogile_tracker.foreground import Foreground
 from mogile_tracker.jobclasses import JOB_CLASSES
 from mogile_tracker.jobstate import WorkerState
 from mogile_tracker.settings import TrackerSettings
@@ -146,6 +147,7 @@ class JobsContext:
     registry: Registry
     clock: Clock
     stop: asyncio.Event
+    foreground: Foreground
     owner: str  # names this process in leases: host, pid and a random part
     publish: Callable[[Observations], None]  # to this process's own topology and to the server processes; newest wins
     announce_change: Callable[

@@ -19,6 +19,8 @@ JOB_CLASSES = ("census", "delete", "fsck", JOB_MASTER, MONITOR, "reaper", "rebal
 CLASSES = tuple(sorted((*JOB_CLASSES, QUERYWORKER)))
 SINGLE = frozenset({JOB_MASTER, MONITOR})
 NEED_JOB_MASTER = frozenset({"census", "delete", "fsck", "rebalance", "replicate"})
+# These may wait while commands come at a high rate; what is left watches over devices and keeps house.
+GIVE_WAY = frozenset({"census", "delete", "fsck", "rebalance", "replicate"})
 WANT_MAX = 500
 # Seconds without a sign of life after which a process is killed and replaced.
 WATCHDOG_SECONDS: Mapping[str, float] = {

@@ -28,6 +28,7 @@ from mogile_tracker.channel import Channel, Message
 from mogile_tracker.commands import all_commands
 from mogile_tracker.commands.registry import Tracker
 from mogile_tracker.context import Assignment, JobsContext, LiveTopology
+from mogile_tracker.foreground import MEASURE_SECONDS, Foreground, ProcessorUse
 from mogile_tracker.jobclasses import HTTP, MONITOR, QUERYWORKER, SHARED
 from mogile_tracker.jobstate import QUEUE_JOBS, TrackerState, WorkerState
 from mogile_tracker.logwatch import Tap
@@ -229,6 +230,7 @@ async def serve(settings: TrackerSettings, channel: Channel, listeners: Sequence
     common.counters = server.counters
     common.spawn(common.topology.run())
     common.spawn(common.report())
+    common.spawn(tell_load(channel))
     accepting = asyncio.create_task(server.accept_for_ever())
     await asyncio.wait([accepting, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     accepting.cancel()
@@ -241,18 +243,31 @@ async def serve(settings: TrackerSettings, channel: Channel, listeners: Sequence
     await common.close()
 
 
+async def tell_load(channel: Channel) -> None:
+    """Tell the parent how busy this server process is, for ever; nothing new is not said."""
+    use, said = ProcessorUse(), 0.0
+    while True:
+        await asyncio.sleep(MEASURE_SECONDS)
+        cores = round(use.cores(), 2)
+        if cores or said:
+            channel.send({"t": "load", "cores": cores})
+        said = cores
+
+
 async def work(settings: TrackerSettings, channel: Channel) -> None:
     """A jobs process: the shared one, or one of a single job class; the parent says which classes it runs."""
     os.nice(settings.jobs_nice)
     stop = stop_event(channel)
     common = _Common(settings, channel)
     assignment = Assignment(())
+    foreground = Foreground(common.clock)
 
     def observed(message: Message) -> None:
         if MONITOR not in assignment.classes:
             common.topology.observe(Observations.from_json(message["data"]))
 
     channel.on("observed", observed)
+    channel.on("load", foreground.told)
     channel.on("assign", lambda message: assignment.assign(message["jobs"]))
     channel.on("to", lambda message: assignment.tell(message["job"], message["text"]))
     await common.first_load(stop)
@@ -276,6 +291,7 @@ async def work(settings: TrackerSettings, channel: Channel) -> None:
         registry=common.registry,
         clock=common.clock,
         stop=stop,
+        foreground=foreground,
         owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
         publish=publish,
         announce_change=common.announce_change,

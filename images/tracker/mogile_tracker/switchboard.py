@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import select
 import socket
 import time
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 from mogile_core.runtime.logs import get_log
 from mogile_tracker.channel import log_message
+from mogile_tracker.foreground import busyness
 from mogile_tracker.jobclasses import HTTP, QUERYWORKER
 from mogile_tracker.jobstate import jobs_of_process
 from mogile_tracker.logwatch import KEPT_LINES_MAX, Tap
@@ -46,6 +48,7 @@ class Child:
     newest: dict[str, bytes] = field(default_factory=dict)
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES_MAX))
     status: Message | None = None
+    cores: float = 0.0  # processor time a second, of a server process
     watching: bool = False
     retiring: bool = False  # it shall end, and nobody counts on it any more
     term_at: float | None = None  # when it is told so at the latest
@@ -120,6 +123,7 @@ class Switchboard:
         self.desired: dict[str, int] = {}
         self.shared: list[str] = []
         self._started = time.monotonic()
+        self._processors = len(os.sched_getaffinity(0))
         self._questions: dict[int, _Question] = {}
         self._number = 0
         self._observed: Message | None = None
@@ -180,6 +184,9 @@ class Switchboard:
             case "status":
                 child.status = message
                 self.changed()
+            case "load":
+                child.cores = message["cores"]
+                self._tell_load()
             case "observed":
                 self._observed = message
                 for other in self.children.values():
@@ -197,6 +204,13 @@ class Switchboard:
             case "log":
                 for line in message["lines"]:
                     self._spread(line)
+
+    def _tell_load(self) -> None:
+        cores = [child.cores for child in self.children.values() if child.role == QUERYWORKER]
+        busy = busyness(cores, self._processors)
+        for child in self.children.values():
+            if child.role not in (QUERYWORKER, HTTP):
+                child.post({"t": "load", "busy": round(busy, 2)})
 
     # ---- questions
 

@@ -136,6 +136,23 @@ def test_probes_and_metrics(three_nodes: Any) -> None:
     wait_until(lambda: noops() >= 5, "the counter")
 
 
+def test_the_jobs_are_told_how_busy_the_servers_are_and_when_they_no_longer_are(cluster: Any) -> None:
+    tracker = cluster.tracker()
+    client = tracker.client()
+
+    def busy() -> float:
+        lines = [x for x in http(tracker, "metrics")[1].splitlines() if x.startswith("mogile_foreground_busy ")]
+        return float(lines[0].split()[-1]) if lines else 0
+
+    def busy_under_load() -> bool:
+        client.send(b"noop\r\n" * 3000)
+        assert {client.line() for _ in range(3000)} == {b"OK \r\n"}
+        return busy() > 0
+
+    wait_until(busy_under_load, "the jobs process to see load")
+    wait_until(lambda: busy() == 0, "the load to be over there, too")
+
+
 @pytest.mark.timeout(600)
 def test_several_processes_share_the_port_and_see_changes_at_once(cluster: Any) -> None:
     tracker = cluster.tracker(processes=3, topology_interval_seconds=60)

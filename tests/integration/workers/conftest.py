@@ -27,6 +27,7 @@ from mogile_core.runtime.metrics import Registry
 from mogile_core.runtime.workers import Idle, Throttled, Worker
 from mogile_tracker.commands.census import counted_now
 from mogile_tracker.context import JobsContext, LiveTopology
+from mogile_tracker.foreground import Foreground
 from mogile_tracker.policy.totals import Totals
 from mogile_tracker.settings import TrackerSettings
 from mogile_tracker.store.postgres import Database
@@ -149,6 +150,7 @@ class MiniCluster:
             registry=Registry(),
             clock=SystemClock(),
             stop=asyncio.Event(),
+            foreground=Foreground(SystemClock()),
             owner=owner,
             publish=live.observe,
             announce_change=live.refresh,

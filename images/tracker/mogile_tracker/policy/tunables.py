@@ -103,6 +103,20 @@ ORPHANS_RATE = Tunable(
     maximum=1e6,
     whole=True,
 )
+BACKGROUND_SHARE = Tunable(
+    name="background_share",
+    default="15",
+    help="percent of the time that the jobs of a process work all together while commands come at a high rate; 100: they never give way",
+    minimum=1,
+    maximum=100,
+)
+URGENT_SHARE = Tunable(
+    name="urgent_share",
+    default="50",
+    help="the same for each worker whose files have a single copy left; larger than background_share or without effect",
+    minimum=10,
+    maximum=100,
+)
 _FIXED: dict[str, Tunable] = {
     tunable.name: tunable
     for tunable in (
@@ -112,6 +126,8 @@ _FIXED: dict[str, Tunable] = {
         DRAIN_MOVES,
         WRITE_COPIES_DEFAULT,
         ORPHANS_RATE,
+        BACKGROUND_SHARE,
+        URGENT_SHARE,
         *(_rate(job, f"copied by {job}") for job in COPYING_JOBS),
         *(_concurrency(job, f"by {job}, in each jobs process") for job in COPYING_JOBS),
         _rate("fsck", "read to compare copies, by fsck and orders about orphans"),

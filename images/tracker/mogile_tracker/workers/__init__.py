@@ -6,6 +6,7 @@ Any number of processes and trackers run the same set; leases and row claims kee
 import asyncio
 
 from mogile_tracker.context import JobsContext
+from mogile_tracker.jobclasses import GIVE_WAY
 from mogile_tracker.nodes import Nodes
 from mogile_tracker.workers.balance import Balance
 from mogile_tracker.workers.base import Jobs, JobWorker
@@ -14,6 +15,7 @@ from mogile_tracker.workers.copydeletes import DeleteCopies
 from mogile_tracker.workers.delete import Delete
 from mogile_tracker.workers.drain import Drain
 from mogile_tracker.workers.fsck import Fsck, FsckCheck
+from mogile_tracker.workers.giving_way import GivesWay, Pauses
 from mogile_tracker.workers.groups import Groups
 from mogile_tracker.workers.heal import Heal
 from mogile_tracker.workers.monitor import Monitor
@@ -63,13 +65,20 @@ def make_workers(jobs: Jobs) -> list[JobWorker]:
     ]
 
 
+def workers_of(jobs: Jobs, job: str, pauses: Pauses) -> list[JobWorker]:
+    """The workers of one class; those that may wait give way to commands."""
+    workers = [worker for worker in make_workers(jobs) if worker.job_class == job]
+    return [GivesWay(worker, pauses) for worker in workers] if job in GIVE_WAY else workers
+
+
 async def run(context: JobsContext) -> None:
     """Run the assigned job classes until `context.stop` is set and their workers have ended."""
     if not context.topology.current.cluster_id:
         await context.topology.refresh()
     nodes = make_nodes(context)
     jobs = Jobs.make(context, nodes)
-    groups = Groups(context, lambda job: [worker for worker in make_workers(jobs) if worker.job_class == job])
+    pauses = Pauses(context.foreground, lambda: context.topology.current.our_settings, context.registry)
+    groups = Groups(context, lambda job: workers_of(jobs, job, pauses))
     reporter = asyncio.create_task(report_for_ever(context, jobs, groups))
     try:
         await groups.run()

@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mogile_core.runtime.workers import BUSY, Step, Throttled, Worker
+from mogile_core.runtime.workers import Busy, Step, Throttled, Worker
 from mogile_tracker.context import JobsContext
 from mogile_tracker.nodes import Nodes
 from mogile_tracker.policy.from_topology import landscape_of
@@ -88,12 +88,12 @@ class Jobs:
         """The wait of a worker that found nothing."""
         await asyncio.sleep(self.settings.job_idle_seconds)
 
-    def after_batch(self, rows: int, wanted: int) -> Step:
+    def after_batch(self, rows: int, wanted: int, *, urgent: bool = False) -> Step:
         """What a worker of a queue does next: a batch that was not nearly full has caught up, and rows may gather before the next one.
 
         Each batch costs a dozen statements however small it is; without the pause a worker that keeps up with new files handles a few
         at a time and takes more processor time from the commands than the files themselves do.
         """
         if 2 * rows >= wanted:
-            return BUSY
-        return Throttled(min(GATHER_SECONDS, self.settings.job_idle_seconds))
+            return Busy(urgent)
+        return Throttled(min(GATHER_SECONDS, self.settings.job_idle_seconds), urgent)

@@ -70,8 +70,8 @@ class Replicate:
             return IDLE
         async with self._jobs.leases.of_files(rows) as (lease, mine, busy):
             await self._put_off_busy(busy)
-            await self._batch(lease, mine)
-        return self._jobs.after_batch(len(rows), self._jobs.settings.replicate_batch)
+            urgent = await self._batch(lease, mine)
+        return self._jobs.after_batch(len(rows), self._jobs.settings.replicate_batch, urgent=urgent)
 
     async def _put_off_busy(self, rows: Iterable[Claimed]) -> None:
         """Somebody else has the fid: look again soon."""
@@ -80,11 +80,13 @@ class Replicate:
             [PutOff(row=row, delay_seconds=delay, failcount=row.failcount) for row in rows]
         )
 
-    async def _batch(self, lease: Lease, rows: Sequence[Claimed]) -> None:
+    async def _batch(self, lease: Lease, rows: Sequence[Claimed]) -> bool:
+        """True when another copy of a file with a single one was tried: there may be more of them."""
         files = await self._jobs.copies.look([row.fid for row in rows])
         finished = [row for row in rows if files.get(row.fid) is None]
         known = [_Case(row, file) for row in rows if (file := files.get(row.fid)) is not None]
         active, later = self._within_bytes(known)
+        single = [case for case in active if self._live_copies(case) <= 1]
         stopped: list[_Case] = []
         for _ in range(ROUNDS_MAX):
             happy, active, stuck = await self._round(lease, active)
@@ -101,6 +103,7 @@ class Replicate:
             [PutOff(row=case.row, delay_seconds=0, failcount=case.row.failcount) for case in later]
         )
         self._text = f"{len(finished)} of {len(rows)} done in the last batch"
+        return any(case.progressed or case.failed for case in single)
 
     def _within_bytes(self, cases: Sequence[_Case]) -> tuple[list[_Case], list[_Case]]:
         """The most urgent files that one batch may hold, so that a unit stays bounded; the rest is due at once again."""
