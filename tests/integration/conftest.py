@@ -9,7 +9,6 @@ import itertools
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import asyncpg
 import pytest
 
 from mogile_cli.local.postgres import EmbeddedPostgres, find_binaries
+from testkit.places import server_folder
 
 TEMPLATE = "mogile_template"
 UPSTREAM = Path(__file__).parents[1] / "data" / "mogilefs-schema-17.sql"
@@ -91,8 +91,7 @@ def _compiled_locale(folder: Path) -> Path:
 def postgres(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     """A running server with durability on (the product's promises are tested with fsync, synchronous_commit and full_page_writes)."""
     version: str | None = getattr(request, "param", None)
-    folder = Path(tempfile.mkdtemp(prefix="mogile-test-pg-"))
-    folder.chmod(0o755)
+    folder = server_folder("mogile-test-pg-")
     server = EmbeddedPostgres(directory=folder / "pg", binaries=installed_servers()[version] if version else None)
     with pytest.MonkeyPatch.context() as patch:
         if version:
@@ -106,8 +105,7 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def own_postgres() -> Iterator[EmbeddedPostgres]:
     """A server of this test's own, that it can kill."""
-    folder = Path(tempfile.mkdtemp(prefix="mogile-test-pg-"))
-    folder.chmod(0o755)
+    folder = server_folder("mogile-test-pg-")
     server = EmbeddedPostgres(directory=folder / "pg")
     server.start()
     yield server

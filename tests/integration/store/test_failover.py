@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from mogile_tracker.store.engine import BatchKind, Engine
 from mogile_tracker.store.files import Closing, FileStore, NewUpload
 from mogile_tracker.store.migrate import upgrade
 from mogile_tracker.store.postgres import Database, connect
+from testkit.places import server_folder
 from testkit.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(900)
@@ -88,8 +88,7 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    folder = Path(tempfile.mkdtemp(prefix="mogile-test-pg-"))
-    folder.chmod(0o755)
+    folder = server_folder("mogile-test-pg-")
     made = Pair(folder)
     made.start()
     asyncio.run(upgrade(made.primary.dsn("postgres")))
