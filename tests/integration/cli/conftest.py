@@ -21,6 +21,7 @@ from mogile_cli.classic.program import Console, Program, Utility, run_utility
 from mogile_cli.classic.program import run as run_program
 from mogile_cli.classic.stats import mogstats
 from mogile_cli.local.postgres import EmbeddedPostgres
+from testkit import programs
 from testkit.waiting import EVENT_SECONDS, wait_until
 
 TOOL_SECONDS = 200.0
@@ -144,20 +145,17 @@ def _execute(dsn: str, statement: str) -> None:
 def cluster(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Tracker and nodes run; nothing is registered yet."""
     tmp_path = tmp_path_factory.mktemp("classic")
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[programs.Program] = []
 
     def start(name: str, module: str, *argv: str, **settings: str) -> None:
         environment = {**os.environ, **{f"MOGILE_{key.upper()}": value for key, value in settings.items()}}
-        with (tmp_path / f"{name}.log").open("ab") as log:
-            running.append(
-                subprocess.Popen([sys.executable, "-m", module, *argv], env=environment, stdout=log, stderr=log)
-            )
+        running.append(programs.start(module, *argv, environment=environment, log=tmp_path / f"{name}.log"))
 
     for number, (name, address) in enumerate(NODES.items(), 1):
         (tmp_path / name / f"dev{number}").mkdir(parents=True)
         start(
             name,
-            "mogile_storage.main",
+            programs.STORAGE,
             "agent",
             docroot=str(tmp_path / name),
             http_address=address,
@@ -166,7 +164,7 @@ def cluster(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         )
     start(
         "tracker",
-        "mogile_tracker.main",
+        programs.TRACKER,
         db_dsn=database,
         listen=f"{TRACKER}:7001",
         http_listen=f"{TRACKER}:7002",

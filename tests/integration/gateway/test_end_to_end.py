@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from yarl import URL
 
 from mogile_core.client import TrackerClient
 from mogile_core.model import HostState
+from testkit import programs
 from testkit.waiting import wait_for
 
 TRACKERS = ("127.0.23.60", "127.0.23.59")
@@ -35,25 +35,19 @@ class Cluster:
 
     def __init__(self, dsn: str, folder: Path) -> None:
         self.dsn, self.folder = dsn, folder
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, programs.Program] = {}
         self.client = TrackerClient([f"{one}:7001" for one in TRACKERS])
 
     def _start(self, name: str, module: str, *arguments: str, **settings: object) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MOGILE_")}
         environment = kept | {f"MOGILE_{key.upper()}": str(value) for key, value in settings.items()}
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        log = self.folder / f"{name}.log"
+        self.processes[name] = programs.start(module, *arguments, environment=environment, log=log, own_group=True)
 
     async def start(self) -> None:
         for index, address in enumerate(TRACKERS, 1):
             self._start(
-                f"tracker{index}", "mogile_tracker.main", db_dsn=self.dsn, listen=f"{address}:7001",
+                f"tracker{index}", programs.TRACKER, db_dsn=self.dsn, listen=f"{address}:7001",
                 http_listen=f"{address}:7002", monitor_interval_seconds=0.5, job_idle_seconds=0.2, retry_base_seconds=1,
                 min_free_space_mb=1, node_timeout_seconds=20,
             )  # fmt: skip
@@ -67,12 +61,10 @@ class Cluster:
                 "http_listen": f"{address}:7502",
             }  # fmt: skip
             self._start(
-                f"agent{number}", "mogile_storage.main", "agent", **common, anonymous_writes="safe",
+                f"agent{number}", programs.STORAGE, "agent", **common, anonymous_writes="safe",
                 usage_interval_seconds=0.5, reserve_mb=1,
             )  # fmt: skip
-            self._start(
-                f"nginx{number}", "mogile_storage.main", "nginx", **common, run_dir=self.folder / f"run{number}"
-            )
+            self._start(f"nginx{number}", programs.STORAGE, "nginx", **common, run_dir=self.folder / f"run{number}")
         for number, address in enumerate(NODES, 1):
             await self._accepts(address, 7500)
             await self._accepts(address, 7580)

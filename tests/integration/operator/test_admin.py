@@ -3,8 +3,6 @@
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from mogile_core.errors import CommandError, MogError, NodeError
 from mogile_operator.nodeadmin import NodeAdmin
 from mogile_operator.trackeradmin import TrackerAdmin
+from testkit import programs
 from testkit.waiting import wait_until
 
 TRACKER = "127.0.24.5"
@@ -21,7 +20,7 @@ ID = "0f3c7f8e-6a53-4f0e-9a43-a0b9f9c1d001"
 VOLUME = "0f3c7f8e-6a53-4f0e-9a43-a0b9f9c1d002"
 
 
-def wait_for(address: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(address: str, port: int, process: programs.Program, log: Path) -> None:
     def connects() -> bool:
         assert process.poll() is None, log.read_text()[-2000:]
         with socket.create_connection((address, port), 10):
@@ -30,11 +29,9 @@ def wait_for(address: str, port: int, process: subprocess.Popen[bytes], log: Pat
     wait_until(connects, f"{address}:{port} to listen; log: {log}")
 
 
-def run(module: str, arguments: list[str], settings: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def run(module: str, arguments: list[str], settings: dict[str, str], log: Path) -> programs.Program:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MOGILE_")}
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", module, *arguments]
-        return subprocess.Popen(command, env={**environment, **settings}, stdout=out, stderr=out)
+    return programs.start(module, *arguments, environment={**environment, **settings}, log=log)
 
 
 @pytest.fixture
@@ -46,7 +43,7 @@ def tracker(database_dsn: str, tmp_path: Path) -> Iterator[str]:
         "MOGILE_JOB_IDLE_SECONDS": "0.2",
     }
     log = tmp_path / "tracker.log"
-    process = run("mogile_tracker.main", [], settings, log)
+    process = run(programs.TRACKER, [], settings, log)
     try:
         wait_for(TRACKER, 17001, process, log)
         yield f"{TRACKER}:17001"
@@ -154,7 +151,7 @@ def node(tmp_path: Path) -> Iterator[str]:
         "MOGILE_ANONYMOUS_WRITES": "safe",
     }
     log = tmp_path / "agent.log"
-    process = run("mogile_storage.main", ["agent"], settings, log)
+    process = run(programs.STORAGE, ["agent"], settings, log)
     try:
         wait_for(NODE, 7502, process, log)
         wait_for(NODE, 7500, process, log)

@@ -29,8 +29,11 @@ POOL = random.Random(20240229).randbytes(48 << 20)
 OUTER_MEGABYTES = 6144
 
 
-def own_mounts() -> None:
-    """A mount namespace for this process: other programs that clone theirs meanwhile would hold our loop devices for good."""
+@pytest.fixture(autouse=True, scope="session")
+def _own_mounts() -> None:
+    """A mount namespace for this process and all it starts: others that clone theirs meanwhile would hold our loop devices for good."""
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x20000) != 0:  # CLONE_NEWNS
         raise OSError(ctypes.get_errno(), "unshare")
@@ -209,9 +212,6 @@ class Rig:
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    if os.geteuid() != 0:
-        pytest.skip("loop devices need root")
-    own_mounts()
     folder = Path(tempfile.mkdtemp(prefix="mogile-powercut-"))
     folder.chmod(0o755)  # PostgreSQL runs as another user
     outer, image = folder / "outer", folder / "outer.img"

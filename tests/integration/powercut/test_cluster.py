@@ -12,7 +12,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ import pytest
 
 from mogile_cli.local.postgres import EmbeddedPostgres
 from mogile_core.wire import parse_reply, quote
+from testkit import programs
 from testkit.trackers import ALWAYS_AHEAD
 from testkit.waiting import wait_until
 
@@ -62,14 +62,12 @@ class Tracker:
 class Process:
     """A program of ours, after some statements that change it where that is asked for; ended with its whole group."""
 
-    def __init__(self, folder, name, module, *arguments, prefix=(), first="pass", **settings):
+    def __init__(self, folder, name, module, *arguments, prefix=(), first="", **settings):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MOGILE_")}
         environment |= {f"MOGILE_{k.upper()}": str(v) for k, v in settings.items()}
         self.log = folder / f"{name}.log"
-        with self.log.open("ab") as stream:
-            program = f"{first}\nimport sys\nfrom {module} import main\nsys.exit(main())"
-            command = [*prefix, sys.executable, "-c", program, *arguments]
-            self.process = subprocess.Popen(command, env=environment, stderr=stream, start_new_session=True)
+        own = {"environment": environment, "log": self.log, "first": first, "own_group": True}
+        self.process = programs.start(module, *arguments, prefix=prefix, **own)
 
     def wait_port(self, address, port):
         def connects():
@@ -104,7 +102,7 @@ def machine(base, logs, name, tracker_address, nodes, *, node_prefix=(), before_
                 "http_listen": f"{address}:7502",
                 "usage_interval_seconds": 1,
             }
-            agent = Process(logs, f"{name}-node{devid}", "mogile_storage.main", "agent", prefix=node_prefix, **settings)
+            agent = Process(logs, f"{name}-node{devid}", programs.STORAGE, "agent", prefix=node_prefix, **settings)
             stack.callback(agent.stop)
             agent.wait_port(address, 7500)
         if before_tracker is not None:
@@ -112,7 +110,7 @@ def machine(base, logs, name, tracker_address, nodes, *, node_prefix=(), before_
         tracker = Process(
             logs,
             f"{name}-tracker",
-            "mogile_tracker.main",
+            programs.TRACKER,
             first=ALWAYS_AHEAD,
             db_dsn=postgres.dsn(),
             listen=f"{tracker_address}:7001",

@@ -6,14 +6,13 @@ import json
 import os
 import random
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from testkit import programs
 from testkit.waiting import wait_until
 
 CLUSTER = "11111111-2222-4333-8444-555555555555"
@@ -44,9 +43,9 @@ class Agent:
         }
         self.address = address
         self.log = Path(log)
-        with self.log.open("ab") as stream:
-            command = [*prefix, sys.executable, "-m", "mogile_storage.main", "agent"]
-            self.process = subprocess.Popen(command, env=environment, stderr=stream, start_new_session=True)
+        self.process = programs.start(
+            programs.STORAGE, "agent", environment=environment, log=self.log, prefix=prefix, own_group=True
+        )
 
         def connects():
             assert self.process.poll() is None, self.log.read_text()

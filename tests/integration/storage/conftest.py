@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from testkit import programs
 from testkit.waiting import EVENT_SECONDS, wait_until
 
 CLUSTER = "11111111-2222-4333-8444-555555555555"
@@ -55,9 +56,10 @@ class Node:
     devices: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     prefix: list[str] = field(default_factory=list)
+    first: str = ""  # statements that the programs run before anything else
     docroot: Path = field(init=False)
-    process: subprocess.Popen[bytes] | None = None
-    nginx: subprocess.Popen[bytes] | None = None
+    process: programs.Program | None = None
+    nginx: programs.Program | None = None
 
     def __post_init__(self) -> None:
         self.docroot = self.folder / "docroot"
@@ -77,23 +79,25 @@ class Node:
         }
 
     def start(self) -> "Node":
-        command = [*self.prefix, sys.executable, "-m", "mogile_storage.main", "agent"]
-        with (self.folder / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=self.environment(), stderr=log)
+        self.process = self._start("agent")
         self._await(7502, "/healthz", self.process)
         self._await(7500, "/", self.process)
         return self
 
     def start_nginx(self) -> "Node":
-        command = [sys.executable, "-m", "mogile_storage.main", "nginx"]
-        with (self.folder / "nginx.log").open("ab") as log:
-            self.nginx = subprocess.Popen(command, env=self.environment(), stderr=log)
+        self.nginx = self._start("nginx")
         self._await(7580, "/", self.nginx)
         if self.process is not None:
             wait_until(lambda: self.ask("GET", "/dev1/usage", port=7580).status == 200, "nginx has heard of its agent")
         return self
 
-    def _await(self, port: int, path: str, process: subprocess.Popen[bytes]) -> None:
+    def _start(self, what: str) -> programs.Program:
+        log = self.folder / f"{what}.log"
+        return programs.start(
+            programs.STORAGE, what, environment=self.environment(), log=log, first=self.first, prefix=self.prefix
+        )
+
+    def _await(self, port: int, path: str, process: programs.Program) -> None:
         def answers() -> bool:
             """An answer, not just a connection: `nginx -t` listens for a moment too."""
             assert process.poll() is None, self.log()
@@ -185,8 +189,11 @@ def is_free(address: str) -> bool:
     return True
 
 
-def own_mounts() -> None:
-    """A mount namespace for this process: other programs that clone theirs meanwhile would hold our loop devices for good."""
+@pytest.fixture(autouse=True, scope="session")
+def _own_mounts() -> None:
+    """A mount namespace for this process and all it starts: others that clone theirs meanwhile would hold our loop devices for good."""
+    if os.geteuid() != 0:
+        return  # nothing will be mounted
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x20000) != 0:  # CLONE_NEWNS
         raise OSError(ctypes.get_errno(), "unshare")
@@ -201,12 +208,14 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
     """Factory of nodes with an address each; all are ended after the test."""
     nodes: list[Node] = []
 
-    def make(devices: int = 1, *, start: bool = True, prefix: list[str] | None = None, **settings: str) -> Node:
+    def make(
+        devices: int = 1, *, start: bool = True, prefix: list[str] | None = None, first: str = "", **settings: str
+    ) -> Node:
         number = next(n for n in _numbers if is_free(address_of(n)))
         folder = tmp_path / f"node{number}"
         folder.mkdir()
         variables = {f"MOGILE_{name.upper()}": value for name, value in settings.items()}
-        node = Node(folder, address_of(number), devices, variables, prefix or [])
+        node = Node(folder, address_of(number), devices, variables, prefix or [], first)
         nodes.append(node)
         return node.start() if start else node
 
@@ -252,7 +261,6 @@ def loop_xfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Factory of mounted file systems on loop images of their own (root): `loop_xfs(mount_point, megabytes, kind)`."""
     if os.geteuid() != 0:
         pytest.skip("loop devices need root")
-    own_mounts()
     mounted: list[Path] = []
 
     def make(point: Path, megabytes: int = 320, kind: str = "xfs") -> Path:
@@ -275,7 +283,6 @@ def sick_disk(tmp_path: Path) -> Iterator[Callable[..., Callable[[str], object]]
     """Factory of devices that fail or hang to order (module sick_disk): `tell = sick_disk(mount_point); tell("hang .fid")`."""
     if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("a FUSE file system needs root and /dev/fuse")
-    own_mounts()
     control = tmp_path / "sick"
     control.write_text("")
     control.with_suffix(".met").write_text("")

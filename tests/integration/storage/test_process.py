@@ -198,8 +198,8 @@ def test_nginx_workers_end_with_their_keeper_killed_or_not(nginx_node, the):
     )
 
 
-def test_an_idle_node_is_small(nginx_node, the):
-    node = nginx_node
+def test_an_idle_node_is_small(make_node, the):
+    node = make_node(2, prefix=["env"]).start_nginx()  # commands: nothing is shared with what they would be forks of
     total = 0
 
     def small():

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import asyncpg
 import pytest
 
 from mogile_core.wire import Reply, parse_reply
+from testkit import programs
 from testkit.ports import free_port
 from testkit.waiting import EVENT_SECONDS, wait_until
 
@@ -87,7 +87,7 @@ class LineClient:
 
 
 class TrackerProcess:
-    """`mogile-tracker` as a user starts it."""
+    """A whole tracker."""
 
     def __init__(self, dsn: str, folder: Path, address: str = "127.0.20.1", **settings: object) -> None:
         self.address = address
@@ -107,17 +107,13 @@ class TrackerProcess:
             }
         )
         self.arguments: list[str] = []
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: programs.Program | None = None
         self.clients: list[LineClient] = []
 
     def start(self, *, wait: bool = True) -> None:
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mogile_tracker.main", *self.arguments],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-            )
+        self.process = programs.start(
+            programs.TRACKER, *self.arguments, environment=self.environment, log=self.log_file
+        )
         if wait:
             wait_until(lambda: self.process.poll() is not None or accepts(self.address, self.port), "the tracker")
             assert self.process.poll() is None, self.log()
@@ -172,13 +168,11 @@ class StorageNode:
             usage_interval_seconds=0.3,
             reserve_mb=1,
         )
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: programs.Program | None = None
 
     def start(self, *, wait: bool = True) -> None:
-        with (self.docroot / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mogile_storage.main", "agent"], env=self.environment, stdout=log, stderr=log
-            )
+        log = self.docroot / "agent.log"
+        self.process = programs.start(programs.STORAGE, "agent", environment=self.environment, log=log)
         if wait:
             self.wait()
 

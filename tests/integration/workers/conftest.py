@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -35,6 +33,7 @@ from mogile_tracker.store.topology import TopologyStore
 from mogile_tracker.workers import make_nodes
 from mogile_tracker.workers.base import Jobs
 from mogile_tracker.workers.monitor import Monitor
+from testkit import programs
 from testkit.trackers import WholeTracker
 from testkit.waiting import EVENT_SECONDS, wait_for
 
@@ -49,15 +48,12 @@ class Agent:
     hostid: int
     address: str
     docroot: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: programs.Program | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        log = (self.docroot / "agent.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mogile_storage.main", "agent"], env=self.environment, stdout=log, stderr=log
-        )
-        log.close()
+        log = self.docroot / "agent.log"
+        self.process = programs.start(programs.STORAGE, "agent", environment=self.environment, log=log)
 
     def kill(self) -> None:
         assert self.process is not None

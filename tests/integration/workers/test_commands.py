@@ -4,14 +4,13 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 
+from testkit import programs
 from testkit.ports import free_port
 from testkit.waiting import EVENT_SECONDS
 
@@ -30,14 +29,9 @@ class Asked:
             "MOGILE_HTTP_LISTEN": f"{ADDRESS}:{http_port}",
         }
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MOGILE_")}
-        with (cluster.folder / "asked.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mogile_tracker.main"],
-                env={**kept, **settings},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = programs.start(
+            programs.TRACKER, environment={**kept, **settings}, log=cluster.folder / "asked.log", own_group=True
+        )
 
     async def answers(self) -> bool:
         return (await self.ask("noop")).startswith("OK")

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from testkit import programs
 from testkit.ports import free_port
 from testkit.waiting import EVENT_SECONDS, wait_for
 
@@ -32,21 +31,16 @@ class WholeTracker:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MOGILE_")}
         self.environment = {**kept, **own}
         self.log = folder / f"tracker{number}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: programs.Program | None = None
 
     @property
     def where(self) -> str:
         return f"{self.ADDRESS}:{self.port}"
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", f"{ALWAYS_AHEAD}; from mogile_tracker.main import main; main()"],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = programs.start(
+            programs.TRACKER, environment=self.environment, log=self.log, first=ALWAYS_AHEAD, own_group=True
+        )
 
     def signal(self, number: int) -> None:
         """To all its processes."""
