@@ -84,12 +84,21 @@ class Mog:
     def data(self) -> Path:
         return self.home / "cluster"
 
+    @property
+    def scratch(self) -> Path:
+        """What a demo without --data takes, so that one beside it on this machine is not mistaken for it; for any user."""
+        made = self.home / "tmp"
+        if not made.is_dir():
+            made.mkdir()
+            made.chmod(0o1777)
+        return made
+
     def command(self, *words: str) -> list[str]:
         return [*self.prefix, sys.executable, "-m", "mogile_cli.main", *words]
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MOGILE_")}
-        return {**kept, "HOME": str(self.home), "COLUMNS": "120"}
+        return {**kept, "HOME": str(self.home), "TMPDIR": str(self.scratch), "COLUMNS": "120"}
 
     def __call__(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

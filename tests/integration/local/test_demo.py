@@ -2,8 +2,6 @@
 
 import os
 import re
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def check(mog: Any, *words: str) -> str:
-    before = set(Path(tempfile.gettempdir()).glob("mogile-demo-*"))
     output: str = mog.ok("local", "demo", "--check", *mog.place, *words, timeout=800)
     for title in (
         "1/10 starting PostgreSQL",
@@ -28,7 +25,7 @@ def check(mog: Any, *words: str) -> str:
         assert re.search(rf"^ +{re.escape(sample.key)} .*node\d zone [abc] dev\d", output, re.MULTILINE)
     assert re.search(r"process \d+( and \d+)? killed; 127\.25\.\d+\.\d:7500 refuses", output)
     assert output.endswith("demo: everything held; all processes are stopped and all data is removed\n")
-    assert set(Path(tempfile.gettempdir()).glob("mogile-demo-*")) <= before
+    assert list(mog.scratch.iterdir()) == []
     return output
 
 

@@ -60,16 +60,15 @@ async def test_new_devices_are_filled_until_the_spread_is_met_and_every_file_sta
         moved, since = -1, time.monotonic()
 
         async def at_rest() -> bool:
-            """For two seconds: the first figures of less spread may be of before the last copies were removed."""
+            """For so long that a balancer that does not leave a balanced cluster alone never comes to it: it looks five times a second.
+            Until then a move is no defect: the first figures of less spread may be of before the last copies were removed."""
             nonlocal moved, since
             before, moved = moved, (await cluster.jobs.census.balance()).moved_fids
             if moved != before or not await balanced():
                 since = time.monotonic()
-            return time.monotonic() - since > 2
+            return time.monotonic() - since > 4
 
-        await cluster.wait_for(at_rest, "the spread to be met", 200)
-        await asyncio.sleep(3)
-        assert (await cluster.jobs.census.balance()).moved_fids == moved, "a balanced cluster is left alone"
+        await cluster.wait_for(at_rest, "the spread to be met and nothing to be moved any more", 200)
         assert moved > 10
     finally:
         cluster.jobs.context.stop.set()

@@ -79,10 +79,10 @@ async def test_a_frozen_node_does_not_hold_up_the_others(two_zones: Any) -> None
         fids = [await two_zones.put([1]) for _ in range(20)]
 
         async def copied() -> bool:
-            return all([len(await two_zones.holders(fid)) == 2 for fid in fids])
+            """Where they belong: on a busy machine node 3 may be taken for frozen too for a moment, and another one be chosen."""
+            return all([await two_zones.holders(fid) == [1, 3] for fid in fids])
 
         await two_zones.wait_for(copied, "copies on the nodes that work")
-        assert all([await two_zones.holders(fid) == [1, 3] for fid in fids])
     finally:
         await thaw(two_zones, 4)
         jobs.context.stop.set()

@@ -58,6 +58,15 @@ async def test_out_makes_copies_without_dropping_rows_and_back_trims_them(two_zo
 
 async def test_what_was_decided_from_an_old_picture_is_mended_by_the_second_walk(two_zones: Any) -> None:
     """Another process did not know of the change yet: it was content with a file on the device, or made a copy too many."""
+    start_walk = two_zones.jobs.copies.start_walk
+
+    async def again_soon(devid: int, why: str, *, again_in_seconds: float) -> None:
+        assert again_in_seconds > two_zones.jobs.settings.lease_seconds, (
+            "what began before the change has ended by then"
+        )
+        await start_walk(devid, why, again_in_seconds=1)
+
+    two_zones.jobs.copies.start_walk = again_soon
     reaper, replicate = Reaper(two_zones.jobs), Replicate(two_zones.jobs)
 
     async def walked() -> bool:
@@ -69,12 +78,12 @@ async def test_what_was_decided_from_an_old_picture_is_mended_by_the_second_walk
     await two_zones.set_out(3, True)
     await two_zones.until_idle(reaper)
     content = await two_zones.put([1, 3], queue=False)
-    await two_zones.wait_for(walked, "the second walk over the device that is out", 60)
+    await two_zones.wait_for(walked, "the second walk over the device that is out")
     assert await two_zones.holders(content) == [1, 3, 4]
     await two_zones.set_out(3, False)
     await two_zones.until_idle(reaper)
     one_too_many = await two_zones.put([1, 3, 4], queue=False)
-    await two_zones.wait_for(walked, "the second walk over the device that is back", 60)
+    await two_zones.wait_for(walked, "the second walk over the device that is back")
     for fid in (content, one_too_many):
         devids = await two_zones.holders(fid)
         assert len(devids) == 2
