@@ -1,4 +1,4 @@
-"""The supervisor of background workers: pacing, errors, stopping."""
+"""The supervisor of background workers: pacing, errors, stopping. Time is virtual: the pace of the machine has no say."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from mogile_core.runtime.workers import BUSY, DONE, IDLE, Step, Supervisor, Throttled, WorkerStatus, apart, progress
+
+pytestmark = pytest.mark.looptime
 
 
 class Scripted:
