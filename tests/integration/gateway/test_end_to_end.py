@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from yarl import URL
 from mogile_core.client import TrackerClient
 from mogile_core.model import HostState
 from testkit import programs
+from testkit.places import server_folder
 from testkit.waiting import wait_for
 
 TRACKERS = ("127.0.23.60", "127.0.23.59")
@@ -114,7 +114,7 @@ class Cluster:
 
 @pytest.fixture
 async def real(database_dsn: str) -> AsyncIterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="gateway-"))
+    folder = server_folder("mogile-gateway-", attributes=True)
     cluster = Cluster(database_dsn, folder)
     try:
         await cluster.start()

@@ -1,11 +1,11 @@
 """`mog` as a user calls it, on addresses and ports of these tests' own."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mogile_cli.local import cluster, state
+from testkit.places import server_folder
 
 NETWORKS = 40
 RESERVATION_PORT = 7999
@@ -152,10 +153,9 @@ class Mog:
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """Readable for everybody: under root PostgreSQL runs as another user."""
-    with tempfile.TemporaryDirectory(prefix="local-test-") as name:
-        path = Path(name)
-        path.chmod(0o755)
-        yield path
+    path = server_folder("local-test-", attributes=True)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +168,7 @@ def mog(home: Path) -> Iterator[Mog]:
 @pytest.fixture
 def other() -> Iterator[Mog]:
     """A second cluster beside the first: a home, addresses and ports of its own."""
-    with tempfile.TemporaryDirectory(prefix="local-test-") as name:
-        path = Path(name)
-        path.chmod(0o755)
-        made = Mog(path)
-        yield made
-        made.clean()
+    made = Mog(server_folder("local-test-", attributes=True))
+    yield made
+    made.clean()
+    shutil.rmtree(made.home)

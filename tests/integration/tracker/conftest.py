@@ -19,6 +19,7 @@ import pytest
 
 from mogile_core.wire import Reply, parse_reply
 from testkit import programs
+from testkit.places import server_folder
 from testkit.ports import free_port
 from testkit.waiting import EVENT_SECONDS, wait_until
 
@@ -317,10 +318,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def cluster(database_dsn: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    made = Cluster(database_dsn, tmp_path, pooled=getattr(request, "param", "direct") == "pgbouncer")
+def cluster(database_dsn: str, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    folder = server_folder("mogile-cluster-", attributes=True)
+    made = Cluster(database_dsn, folder, pooled=getattr(request, "param", "direct") == "pgbouncer")
     yield made
     made.close()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

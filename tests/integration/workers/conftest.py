@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from mogile_tracker.workers import make_nodes
 from mogile_tracker.workers.base import Jobs
 from mogile_tracker.workers.monitor import Monitor
 from testkit import programs
+from testkit.places import server_folder
 from testkit.trackers import WholeTracker
 from testkit.waiting import EVENT_SECONDS, wait_for
 
@@ -399,7 +399,7 @@ QUICK_LEASES = {"lease_seconds": 2.0}  # for tests where somebody else takes ove
 
 @pytest.fixture
 async def cluster(database_dsn: str) -> AsyncIterator[MiniCluster]:
-    folder = Path(tempfile.mkdtemp(prefix="mogile-jobs-"))
+    folder = server_folder("mogile-jobs-", attributes=True)
     mini = MiniCluster(database_dsn, folder, FAST)
     try:
         yield mini

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -71,8 +72,12 @@ async def test_a_device_in_state_down_is_not_asked(two_zones: Any) -> None:
     assert two_zones.jobs.topology.observed(4) is Observed.UNKNOWN
 
 
-async def test_utilization_is_listened_to_and_forgotten_with_its_node(two_zones: Any) -> None:
-    jobs = two_zones.jobs
+async def test_utilization_is_listened_to_and_forgotten_with_its_node(cluster: Any, tmp_path: Path) -> None:
+    cluster.folder = tmp_path  # on a disk, of which there is something to tell
+    for devid in (1, 2, 3):
+        await cluster.add_node([devid])
+    await cluster.ready()
+    jobs = cluster.jobs
     worker = Utilization(jobs)
     await worker.work()
     try:
@@ -81,7 +86,7 @@ async def test_utilization_is_listened_to_and_forgotten_with_its_node(two_zones:
             """A node on a file system without a disk of its own (tmpfs) cannot tell, and says so."""
             found: set[int] = set()
             async with aiohttp.ClientSession() as session:
-                for agent in two_zones.agents.values():
+                for agent in cluster.agents.values():
                     async with session.get(f"http://{agent.address}:7502/status") as response:
                         devices = (await response.json())["devices"]
                     found |= {d["devid"] for d in devices if d["utilization"] is not None}
@@ -90,7 +95,7 @@ async def test_utilization_is_listened_to_and_forgotten_with_its_node(two_zones:
         async def told() -> bool:
             return set(jobs.utilization) == await measured()
 
-        await two_zones.wait_for(told, "every node to tell how busy it is")
+        await cluster.wait_for(told, "every node to tell how busy it is")
         assert all(0 <= percent <= 100 for percent in jobs.utilization.values())
 
         async def published() -> bool:
@@ -98,13 +103,13 @@ async def test_utilization_is_listened_to_and_forgotten_with_its_node(two_zones:
             await Monitor(jobs).work()
             return (jobs.topology.observation(1).utilization is not None) == (1 in jobs.utilization)
 
-        await two_zones.wait_for(published, "the monitor to publish it")
-        two_zones.agents[3].kill()
+        await cluster.wait_for(published, "the monitor to publish it")
+        cluster.agents[3].kill()
 
         async def forgotten() -> bool:
             return 3 not in jobs.utilization
 
-        await two_zones.wait_for(forgotten, "the figure of the killed node to go")
+        await cluster.wait_for(forgotten, "the figure of the killed node to go")
     finally:
         await worker.close()
 
