@@ -105,12 +105,14 @@ def reserve(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 def probe(host: str, port: int) -> None:
-    """SettingError when the address cannot be had."""
+    """SettingError when somebody listens at the address or it is not this machine's.
+
+    Bound and not listened at: a connection that came in this moment would be reset, with whatever its client had sent.
+    """
     with socket.socket(_family(host), socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
-            sock.listen(1)
         except OSError as error:
             raise SettingError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
