@@ -32,6 +32,8 @@ STABLE_SECONDS = 30.0
 KILL_GRACE_SECONDS = 3.0
 REPLACE_SECONDS_MAX = 5.0
 
+_OURS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}  # what the parent handles itself
+
 ChildMain = Callable[[str, str, socket.socket], int]  # (name, role, socket) -> exit status
 log = get_log(__name__)
 
@@ -162,10 +164,14 @@ class Supervisor:
         name = name or next(n for i in range(1, len(taken) + 2) if (n := f"{_NAMES.get(role, role)}{i}") not in taken)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, _OURS
+        )  # a child that is told to end before it runs must not take that for our own end
         pid = os.fork()
         if pid == 0:
             ours.close()
             self._become(name, role, theirs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
         theirs.close()
         now = time.monotonic()
         child = self._children[name] = Child(name, role, pid, ours, now, now)
@@ -181,6 +187,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
             self._selector.close()
             for fd in (self._wake_read, self._wake_write):
                 os.close(fd)

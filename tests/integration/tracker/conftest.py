@@ -108,12 +108,13 @@ class TrackerProcess:
             }
         )
         self.arguments: list[str] = []
+        self.first = ""  # statements to be run before
         self.process: programs.Program | None = None
         self.clients: list[LineClient] = []
 
     def start(self, *, wait: bool = True) -> None:
         self.process = programs.start(
-            programs.TRACKER, *self.arguments, environment=self.environment, log=self.log_file
+            programs.TRACKER, *self.arguments, environment=self.environment, log=self.log_file, first=self.first
         )
         if wait:
             wait_until(lambda: self.process.poll() is not None or accepts(self.address, self.port), "the tracker")

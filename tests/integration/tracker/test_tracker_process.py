@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from testkit import programs
 from testkit.waiting import wait_until
 
 
@@ -27,9 +26,12 @@ def http(tracker: Any, path: str) -> tuple[int, str]:
         return 0, str(error)
 
 
-def run(environment: dict[str, str], *args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mogile_tracker.main", *args]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+def run(folder: Path, environment: dict[str, str], *args: str) -> tuple[int, str]:
+    """The exit status and all that it says."""
+    log = folder / "run.log"
+    log.unlink(missing_ok=True)
+    status = programs.start(programs.TRACKER, *args, environment=environment, log=log).wait(120)
+    return status, log.read_text()
 
 
 def put(url: str, body: bytes) -> int:
@@ -76,15 +78,15 @@ def test_mistakes_at_start_give_one_line_and_exit_2(cluster: Any, tmp_path: Path
         ({"MOGILE_LISTEN": f"{tracker.address}:0"}, [], f"cannot listen on {tracker.address}:{tracker.http_port}"),
     ]
     for changed, args, word in cases:
-        result = run({**good, **changed}, *args)
-        assert result.returncode == 2, (changed, result)
-        assert word in result.stderr
-        assert result.stderr.startswith("mogile-tracker: ")
-        assert result.stderr.count("\n") == 1, result.stderr
+        status, text = run(tmp_path, {**good, **changed}, *args)
+        assert status == 2, (changed, text)
+        assert word in text
+        assert text.startswith("mogile-tracker: ")
+        assert text.count("\n") == 1, text
     assert tracker.client().raw("noop") == "OK "
 
 
-def test_missing_database_is_waited_for_then_one_line_and_exit_2(cluster: Any) -> None:
+def test_missing_database_is_waited_for_then_one_line_and_exit_2(cluster: Any, tmp_path: Path) -> None:
     environment = dict(cluster.tracker().environment)
     address = "127.0.20.2"
     environment.update(
@@ -93,21 +95,20 @@ def test_missing_database_is_waited_for_then_one_line_and_exit_2(cluster: Any) -
         MOGILE_LISTEN=f"{address}:7001",
         MOGILE_HTTP_LISTEN=f"{address}:7002",
     )
-    result = run(environment)
-    assert result.returncode == 2
-    lines = result.stderr.splitlines()
+    status, text = run(tmp_path, environment)
+    assert status == 2
+    lines = text.splitlines()
     assert [("waiting for the database" in line) for line in lines] == [True] * (len(lines) - 1) + [False]
     assert lines[-1].startswith("mogile-tracker: cannot connect to PostgreSQL")
     assert 2 <= len(lines) <= 4
-    lines = run({**environment, "MOGILE_DB_START_PAUSE_SECONDS": "4"}).stderr.splitlines()
-    assert len(lines) == 1, "the next attempt would come too late"
+    _, text = run(tmp_path, {**environment, "MOGILE_DB_START_PAUSE_SECONDS": "4"})
+    assert len(text.splitlines()) == 1, "the next attempt would come too late"
 
 
-def test_migrate_only(empty_database_dsn: str, cluster: Any) -> None:
+def test_migrate_only(empty_database_dsn: str, cluster: Any, tmp_path: Path) -> None:
     environment = {**cluster.tracker().environment, "MOGILE_DB_DSN": empty_database_dsn}
     for _ in range(2):
-        result = run(environment, "--migrate-only")
-        assert result.returncode == 0, result.stderr
+        assert run(tmp_path, environment, "--migrate-only")[0] == 0
 
     async def cluster_ids() -> list[asyncpg.Record]:
         connection = await asyncpg.connect(empty_database_dsn)
@@ -215,6 +216,29 @@ def test_graceful_end_answers_what_was_accepted(three_nodes: Any) -> None:
     with pytest.raises((EOFError, OSError)):
         idle.line()
     assert tracker.process.wait(60) == 0
+
+
+SLOW_TO_RUN = """
+import os, time
+fork = os.fork
+def slowly():
+    pid = fork()
+    if pid == 0:
+        time.sleep(2)
+    return pid
+os.fork = slowly
+"""
+
+
+def test_an_end_that_comes_before_a_child_runs_is_not_lost(cluster: Any) -> None:
+    """On a busy machine a new process may get the processor long after it was made."""
+    tracker = cluster.unstarted_tracker(drain_seconds=80)
+    tracker.first = SLOW_TO_RUN
+    tracker.start(wait=False)
+    made = Path(f"/proc/{tracker.process.pid}/task/{tracker.process.pid}/children")
+    wait_until(made.read_text, "the first child to be made")
+    tracker.process.send_signal(signal.SIGTERM)
+    assert tracker.process.wait(60) == 0, "less than what children get to finish their work"
 
 
 def test_children_leave_with_a_killed_parent(cluster: Any) -> None:
