@@ -140,7 +140,7 @@ def test_a_client_that_does_not_read_is_cut_and_others_do_not_wait(cluster: Any)
         while True:
             assert time.monotonic() < ends, "never cut"
             try:
-                sock.sendall(b"!jobs\r\nget_domains\r\n" * 1000)
+                sock.sendall(b"!jobs\r\nnoop callid=" + b"x" * 20_000 + b"\r\n")
             except TimeoutError:
                 started = time.monotonic()
                 assert other.raw("noop") == "OK "
