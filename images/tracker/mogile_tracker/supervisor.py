@@ -64,6 +64,7 @@ class Supervisor:
         self._not_before: dict[str, float] = {}
         self._pauses: dict[str, float] = {}
         self._stopping = False
+        self._asked_to_stop = self._heeded = 0  # signals
         self._kill_at = float("inf")
         self._exit_code = 0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -164,9 +165,8 @@ class Supervisor:
         name = name or next(n for i in range(1, len(taken) + 2) if (n := f"{_NAMES.get(role, role)}{i}") not in taken)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, _OURS
-        )  # a child that is told to end before it runs must not take that for our own end
+        # A child that is told to end before it runs must not take that for the parent's signal: it finds the parent's handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
         pid = os.fork()
         if pid == 0:
             ours.close()
@@ -274,6 +274,7 @@ class Supervisor:
                     os.read(self._wake_read, 1024)
             else:
                 self._board.read(key.data)
+        self._heed_signals()
         self._reap()
         self._take_turns()
         now = time.monotonic()
@@ -287,10 +288,17 @@ class Supervisor:
         self._board.turn(now)
 
     def _on_stop_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._stopping:
-            self._kill_at = time.monotonic()
-        else:
-            self.stop()
+        """Heeded in the next turn: here a child could be half made, and would not be told."""
+        self._asked_to_stop += 1
+
+    def _heed_signals(self) -> None:
+        """The first one ends what was accepted and then the tracker, the second one ends it at once."""
+        while self._heeded < self._asked_to_stop:
+            self._heeded += 1
+            if self._stopping:
+                self._kill_at = time.monotonic()
+            else:
+                self.stop()
 
     def _signal(self, number: int, whom: Callable[[Child], bool]) -> None:
         for child in self._children.values():
