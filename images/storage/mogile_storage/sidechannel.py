@@ -1,8 +1,9 @@
 """The side channel of MogileFS (port 7501): sizes, digests and how busy the disks are, a line each.
 
-One command of a connection is in service at a time; it may name several uris, answered a line each in their order. `shutdown` is
-taken from loopback and from `admin_from` only. Digests are read from the disk every time, in the device's own threads, block by block,
-so that they say what is there and a large file holds up no other.
+Commands of a connection are answered in their order; one may name several uris, answered a line each. Sizes that are asked together are
+looked at by one job per device: a tracker asks for every upload it closes, and the way to a thread and back costs ten times the look.
+`shutdown` is taken from loopback and from `admin_from` only. Digests are read from the disk every time, in the device's own threads,
+block by block, so that they say what is there and a large file holds up no other.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from mogile_core.checksum import HashType, new_digest
 from mogile_core.errors import SettingError
@@ -28,6 +30,8 @@ log = get_log(__name__)
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 LINE_BYTES_MAX = 4096
+READ_BYTES = 64 << 10  # what is answered together has come in one such read
+SIZES_IN_A_JOB = 32  # few enough that a job on a slow disk does not look like one that hangs
 CONNECTIONS_MAX = 256
 IDLE_SECONDS = 3600.0
 WATCH_SECONDS = 1.0
@@ -46,7 +50,7 @@ class SideChannel:
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port; OSError when it is taken."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=LINE_BYTES_MAX)
+        self._server = await asyncio.start_server(self._serve, host, port, limit=READ_BYTES)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -72,71 +76,111 @@ class SideChannel:
             writer.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            async with asyncio.timeout(IDLE_SECONDS):
-                line = await reader.readline()
-            if not line.endswith(b"\n"):
-                return
-            words = line.decode("latin-1").split()
-            if not words:
-                continue
-            command = words[0].lower()
-            if command == "watch":
-                await self._watch(reader, writer)
-                return
-            if command == "shutdown":
-                if _may_order(writer, self._admin_from):
-                    log.info("shutdown ordered on the side channel")
-                    self._shutdown()
+        async for commands in _commands(reader):
+            sizes: list[str] = []
+            for words in commands:
+                if len(words) == 2 and words[0].lower() == "size":
+                    sizes.append(words[1])
+                    continue
+                if sizes:
+                    _write(writer, await self._sizes(sizes))
+                    sizes = []
+                if not await self._obey(words, reader, writer):
                     return
-                answer = "ERROR: shutdown is taken from this machine and from MOGILE_ADMIN_FROM only"
-            elif command == "quit":
-                return
-            elif command in ("size", *_DIGESTS):
-                answer = await self._about(command, words[1:])
-            else:
-                answer = f"ERROR: unknown command: {words[0]}"
-            writer.write(answer.encode("latin-1") + b"\r\n")
+            if sizes:
+                _write(writer, await self._sizes(sizes))
             await writer.drain()
 
-    async def _about(self, command: str, arguments: list[str]) -> str:
+    async def _obey(self, words: Sequence[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Carry out one command; False when it ends the connection."""
+        command = words[0].lower()
+        if command == "watch":
+            await self._watch(reader, writer)
+            return False
+        if command == "shutdown":
+            if _may_order(writer, self._admin_from):
+                log.info("shutdown ordered on the side channel")
+                self._shutdown()
+                return False
+            answers = ["ERROR: shutdown is taken from this machine and from MOGILE_ADMIN_FROM only"]
+        elif command == "quit":
+            return False
+        elif command in ("size", *_DIGESTS):
+            answers = await self._about(command, words[1:])
+        else:
+            answers = [f"ERROR: unknown command: {words[0]}"]
+        _write(writer, answers)
+        return True
+
+    async def _about(self, command: str, arguments: Sequence[str]) -> list[str]:
         """A line for each uri of the list; the last word may be a reason."""
         fsck = arguments[-1:] == ["fsck"]
         uris = arguments[:-1] if fsck else arguments
         if not uris:
-            return "ERROR: uri missing"
-        return "\r\n".join([await self._about_one(command, uri, fsck=fsck) for uri in uris])
+            return ["ERROR: uri missing"]
+        if command == "size":
+            return await self._sizes(uris)
+        return [await self._digest_line(command, uri, fsck=fsck) for uri in uris]
 
-    async def _about_one(self, command: str, uri: str, *, fsck: bool) -> str:
+    def _copy(self, uri: str) -> tuple[Device, str]:
+        """The device of a copy and its name there; MissingError when it is nowhere on this node, ValueError when it is no uri."""
         if ".." in uri:
-            return "ERROR: uri invalid (contains ..)"
+            raise ValueError("contains ..")
         try:
             target = parse_target(uri.encode("latin-1"))
         except MissingError:
-            target = None
+            raise
         except NodeRefusal as refusal:
-            return f"ERROR: uri invalid ({refusal})"
-        device = self._registry.devices.get(target.devid) if target is not None else None
-        name = command.upper()
+            raise ValueError(str(refusal)) from None
+        device = self._registry.devices.get(target.devid)
+        if device is None or target.kind != "fid":
+            raise MissingError
+        return device, target.name
+
+    async def _digest_line(self, command: str, uri: str, *, fsck: bool) -> str:
         try:
-            if device is None or target is None or target.kind != "fid":
-                raise MissingError
-            if command == "size":
-                return f"{uri} {await self._size(device, target.name)}"
+            device, name = self._copy(uri)
             lock = self._digest_locks.setdefault(device.devid, asyncio.Lock())
             guard = lock if fsck else contextlib.nullcontext()
             async with guard:
-                return f"{uri} {name}={await self._digest(device, target.name, _DIGESTS[command])}"
-        except (MissingError, BadRequestError):
-            return f"{uri} -1" if command == "size" else f"{uri} {name}=-1"
+                return f"{uri} {command.upper()}={await self._digest(device, name, _DIGESTS[command])}"
+        except ValueError as problem:
+            return f"ERROR: uri invalid ({problem})"
         except NodeRefusal as refusal:
-            return f"ERR read {uri} failed: {refusal}"
+            return _refused(uri, f"{command.upper()}=-1", refusal)
 
-    async def _size(self, device: Device, name: str) -> int:
-        await conclude(device, name)
-        service = device.usable()
-        size: int = await service.reads.call(_size, service.store.fd, name)
-        return size
+    async def _sizes(self, uris: Sequence[str]) -> list[str]:
+        """A line for each of them, in their order."""
+        lines = [""] * len(uris)
+        asked: dict[Device, list[tuple[int, str]]] = {}
+        for place, uri in enumerate(uris):
+            try:
+                device, name = self._copy(uri)
+                await conclude(device, name)
+                asked.setdefault(device, []).append((place, name))
+            except ValueError as problem:
+                lines[place] = f"ERROR: uri invalid ({problem})"
+            except NodeRefusal as refusal:
+                lines[place] = _refused(uri, "-1", refusal)
+        for device, places in asked.items():
+            for at in range(0, len(places), SIZES_IN_A_JOB):
+                some = places[at : at + SIZES_IN_A_JOB]
+                sizes = await self._look(device, [name for _, name in some])
+                for (place, _), size in zip(some, sizes, strict=True):
+                    uri = uris[place]
+                    lines[place] = _refused(uri, "-1", size) if isinstance(size, NodeRefusal) else f"{uri} {size}"
+        return lines
+
+    async def _look(self, device: Device, names: Sequence[str]) -> list[int | NodeRefusal]:
+        """The sizes of some copies of a device; one that cannot be looked at fails alone."""
+        try:
+            service = device.usable()
+            sizes: list[int | NodeRefusal] = await service.reads.call(_sizes, service.store.fd, names)
+        except NodeRefusal as refusal:
+            if len(names) == 1:
+                return [refusal]
+            return [(await self._look(device, [name]))[0] for name in names]
+        return sizes
 
     async def _digest(self, device: Device, name: str, hashtype: HashType) -> str:
         service = device.usable()
@@ -170,11 +214,42 @@ class SideChannel:
             gone.cancel()
 
 
-def _size(fd: int, name: str) -> int:
-    try:
-        return os.stat(name, dir_fd=fd, follow_symlinks=False).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingError from None
+async def _commands(reader: asyncio.StreamReader) -> AsyncIterator[list[list[str]]]:
+    """The words of every line that has come, again and again until the client ends; ValueError for a line over the limit, when those
+    before it have been given out."""
+    tail = b""
+    while True:
+        async with asyncio.timeout(IDLE_SECONDS):
+            data = await reader.read(READ_BYTES)
+        if not data:
+            return
+        *lines, tail = (tail + data).split(b"\n")
+        good = list(itertools.takewhile(lambda line: len(line) <= LINE_BYTES_MAX, lines))
+        if commands := [words for line in good if (words := line.decode("latin-1").split())]:
+            yield commands
+        if len(good) < len(lines) or len(tail) > LINE_BYTES_MAX:
+            raise ValueError("line too long")
+
+
+def _write(writer: asyncio.StreamWriter, lines: Sequence[str]) -> None:
+    writer.write("".join([f"{line}\r\n" for line in lines]).encode("latin-1"))
+
+
+def _refused(uri: str, missing: str, refusal: NodeRefusal) -> str:
+    if isinstance(refusal, MissingError | BadRequestError):
+        return f"{uri} {missing}"
+    return f"ERR read {uri} failed: {refusal}"
+
+
+def _sizes(fd: int, names: Sequence[str]) -> list[int | NodeRefusal]:
+    """In a thread of the device."""
+    sizes: list[int | NodeRefusal] = []
+    for name in names:
+        try:
+            sizes.append(os.stat(name, dir_fd=fd, follow_symlinks=False).st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            sizes.append(MissingError())
+    return sizes
 
 
 def parse_networks(text: str) -> Networks:

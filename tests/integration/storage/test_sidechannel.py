@@ -92,3 +92,38 @@ def test_shutdown_from_loopback_stops_the_node(node):
     with socket.create_connection((node.address, 7501), 30) as stream:
         stream.sendall(b"shutdown\r\n")
     assert node.process.wait(60) == 0
+
+
+def test_what_is_asked_together_is_answered_in_order_and_one_bad_name_fails_alone(node, the):
+    for fid in range(1, 41):
+        node.put(1 + fid % 2, fid, b"x" * fid)
+    loop = node.file(1, 9_000_000_000).parent
+    loop.parent.mkdir(parents=True)
+    loop.symlink_to(loop.name)
+    paths = [the.fid_path(1 + fid % 2, fid) for fid in range(1, 41)]
+    bad, missing = the.fid_path(1, 9_000_000_000), the.fid_path(1, 99)
+    answers = talk(
+        node,
+        *(f"size {path}" for path in paths),
+        f"size {bad}",
+        f"SIZE {missing}",
+        "size /dev1/../x",
+        f"MD5 {paths[0]}",
+        f"size {paths[1]}",
+        "what",
+        f"size {paths[2]}",
+    )
+    assert answers[:40] == [f"{path} {fid}" for fid, path in enumerate(paths, 1)]
+    assert answers[40].startswith(f"ERR read {bad} failed: ")
+    assert answers[41:] == [
+        f"{missing} -1",
+        "ERROR: uri invalid (contains ..)",
+        f"{paths[0]} MD5={hashlib.md5(b'x').hexdigest()}",
+        f"{paths[1]} 2",
+        "ERROR: unknown command: what",
+        f"{paths[2]} 3",
+    ]
+    assert talk(node, f"size {paths[0]}", "x" * 10_000, f"size {paths[1]}") == [
+        f"{paths[0]} 1",
+        "ERROR: line too long",
+    ], "what came before it is answered"

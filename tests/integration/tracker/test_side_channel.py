@@ -77,3 +77,39 @@ async def test_a_node_that_falls_silent_is_hung_up_on() -> None:
     assert seen == [(7, 12.5)]
     await hung_up.wait()
     server.close()
+
+
+async def test_a_node_that_closes_at_once_is_known_at_once() -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), ADDRESS, 0)
+    channel = SideChannel(ADDRESS, server.sockets[0].getsockname()[1], connect_timeout_seconds=5)
+    for _ in range(20):
+        async with asyncio.timeout(30):
+            with pytest.raises(NodeUnreachableError, match="side channel"):
+                await channel.ask("q", timeout_seconds=60)
+    await channel.close()
+    server.close()
+
+
+@pytest.mark.parametrize("says", [b"one\nanother\n", b"one\n" + b"x" * 10_000])
+async def test_after_a_word_too_many_the_next_question_connects_anew(says: bytes) -> None:
+    connections = ended = 0
+
+    async def node(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections, ended
+        connections += 1
+        await reader.readline()
+        writer.write(says)
+        await reader.read()  # until the tracker has closed
+        writer.close()
+        ended += 1
+
+    server = await asyncio.start_server(node, ADDRESS, 0)
+    channel = SideChannel(ADDRESS, server.sockets[0].getsockname()[1], connect_timeout_seconds=5)
+    async with asyncio.timeout(30):
+        for number in range(1, 4):
+            assert await channel.ask("q", timeout_seconds=60) == "one"
+            while ended < number:  # the rest may come a moment later
+                await asyncio.sleep(0.01)
+            assert connections == number
+    await channel.close()
+    server.close()

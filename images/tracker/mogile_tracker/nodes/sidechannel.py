@@ -5,15 +5,23 @@ size check of create_close cheap. A broken connection fails what was under way, 
 connection of their own: they take as long as the file is long, and would hold up the sizes behind them.
 """
 
+from __future__ import annotations
+
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 from mogile_core.errors import NodeError, NodeUnreachableError
 
 QUESTIONS_MAX = 4096  # under way on one connection
 LINE_BYTES_MAX = 4096
+
+
+class _Question(NamedTuple):
+    answer: asyncio.Future[str]
+    until: float  # on the loop's clock
+    seconds: float
 
 
 class SideChannel:
@@ -23,97 +31,124 @@ class SideChannel:
         self._address = address
         self._port = port
         self._connect_timeout = connect_timeout_seconds
-        self._waiting: deque[asyncio.Future[str]] = deque()
+        self._waiting: deque[_Question] = deque()
         self._unsent: list[bytes] = []
-        self._writer: asyncio.StreamWriter | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._line: _Line | None = None
         self._connecting = asyncio.Lock()
+        # One timer for all questions, at the time when the first of them has waited long enough: one each costs more than the question.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     async def ask(self, question: str, *, timeout_seconds: float) -> str:
         """The answer line to one question line; NodeUnreachableError when none comes in time."""
         if len(self._waiting) >= QUESTIONS_MAX:
             raise NodeUnreachableError(f"{self._address}: {QUESTIONS_MAX} side channel questions wait already")
-        if self._writer is None:
+        if self._line is None:
             await self._connect()
             if (
-                self._writer is None
+                self._line is None
             ):  # closed again before we came to it: answers would be taken for the next connection's
                 raise NodeUnreachableError(f"{self._address}: side channel closed")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[str] = loop.create_future()
-        self._waiting.append(answer)
+        until = loop.time() + timeout_seconds
+        self._waiting.append(_Question(answer, until, timeout_seconds))
         self._unsent.append(question.encode() + b"\r\n")
         if (
             len(self._unsent) == 1
         ):  # what is asked in one turn of the loop goes out together: a system call each is dear
             loop.call_soon(self._send)
-        # A bare timer: a timeout scope costs more than all the rest of a question.
-        timer = loop.call_later(timeout_seconds, self._give_up, answer, timeout_seconds)
-        try:
-            return await answer
-        finally:
-            timer.cancel()
+        if self._timer is None or until < self._timer_at:
+            self._set_timer(until)
+        return await answer
 
-    def _give_up(self, answer: asyncio.Future[str], seconds: float) -> None:
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = asyncio.get_running_loop().call_at(at, self._look_at_clock), at
+
+    def _look_at_clock(self) -> None:
         """The order of answers is all we have: after one is missed the connection cannot be trusted, and all that wait on it fail."""
-        problem = NodeUnreachableError(f"{self._address}: side channel did not answer in {seconds} s")
-        if answer in self._waiting:
-            self._drop(problem)
-        if not answer.done():
-            answer.set_exception(problem)
+        self._timer = None
+        if not self._waiting:
+            return
+        first = min(self._waiting, key=lambda question: question.until)
+        if first.until > asyncio.get_running_loop().time():
+            self._set_timer(first.until)
+        else:
+            self._drop(NodeUnreachableError(f"{self._address}: side channel did not answer in {first.seconds} s"))
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if self._writer is not None and unsent:
-            self._writer.write(b"".join(unsent))
+        if self._line is not None and unsent:
+            self._line.transport.write(b"".join(unsent))
 
     async def _connect(self) -> None:
         async with self._connecting:
-            if self._writer is not None:
+            if self._line is not None:
                 return
             try:
                 async with asyncio.timeout(self._connect_timeout):
-                    reader, writer = await asyncio.open_connection(self._address, self._port, limit=LINE_BYTES_MAX)
+                    _, line = await asyncio.get_running_loop().create_connection(
+                        lambda: _Line(self), self._address, self._port
+                    )
             except (OSError, TimeoutError) as error:
                 raise NodeUnreachableError(f"{self._address}:{self._port}: no side channel: {error}") from error
-            self._writer = writer
-            self._reading = asyncio.create_task(self._read(reader, writer), name=f"side channel {self._address}")
+            if not line.transport.is_closing():  # it may have been closed before we were told that it is open
+                self._line = line
 
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        problem: Exception = NodeUnreachableError(f"{self._address}: side channel closed")
-        try:
-            while line := await reader.readline():
-                if not self._waiting:
-                    break
-                answer = self._waiting.popleft()
-                if not answer.done():
-                    answer.set_result(line.decode("utf-8", "replace").rstrip("\r\n"))
-        except (OSError, ValueError) as error:
-            problem = NodeUnreachableError(f"{self._address}: side channel failed: {error}")
-        finally:
-            if self._writer is writer:
-                self._drop(problem)
+    def answered(self, lines: Sequence[bytes]) -> None:
+        """Answers to the questions that wait longest."""
+        for line in lines:
+            if not self._waiting:
+                self._drop(NodeUnreachableError(f"{self._address}: an answer to no question"))
+                return
+            answer = self._waiting.popleft().answer
+            if not answer.done():
+                answer.set_result(line.decode("utf-8", "replace").rstrip("\r"))
 
-    def _drop(self, problem: Exception) -> None:
-        writer, self._writer = self._writer, None
-        reading, self._reading = self._reading, None
+    def lost(self, line: _Line, why: str) -> None:
+        """A connection has ended."""
+        if self._line is line:
+            self._drop(NodeUnreachableError(f"{self._address}: side channel {why}"))
+
+    def _drop(self, problem: NodeUnreachableError) -> None:
+        line, self._line = self._line, None
         self._unsent.clear()
-        if writer is not None:
-            writer.close()
-        if reading is not None and reading is not asyncio.current_task():
-            reading.cancel()
+        if line is not None:
+            line.transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         while self._waiting:
-            answer = self._waiting.popleft()
+            answer = self._waiting.popleft().answer
             if not answer.done():
                 answer.set_exception(problem)
 
     async def close(self) -> None:
         """Fail what is under way and close."""
-        reading = self._reading
         self._drop(NodeUnreachableError(f"{self._address}: side channel closed"))
-        if reading is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+
+
+class _Line(asyncio.Protocol):
+    """The connection of a side channel: bytes to lines."""
+
+    def __init__(self, channel: SideChannel) -> None:
+        self._channel = channel
+        self._tail = b""
+        self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._tail = (self._tail + data).split(b"\n")
+        self._channel.answered(lines)
+        if len(self._tail) > LINE_BYTES_MAX:
+            self._channel.lost(self, "failed: an answer is too long")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._channel.lost(self, f"failed: {exc}" if exc is not None else "closed")
 
 
 async def watch(
