@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -14,8 +14,11 @@ import pytest
 
 from mogile_core.checksum import Checksum, HashType
 from mogile_core.errors import CommandError, StoreError, StoreUnavailableError
+from mogile_tracker.store.closing import CLOSE, Closing
+from mogile_tracker.store.commits import CommitMark, settle
 from mogile_tracker.store.engine import BatchKind, Engine
-from mogile_tracker.store.files import ClassOutcome, Closing, FileStore, NewUpload, RenameOutcome
+from mogile_tracker.store.files import ClassOutcome, FileStore, NewUpload, RenameOutcome
+from mogile_tracker.store.onestatement import OneStatement
 from mogile_tracker.store.postgres import connect
 
 pytestmark = pytest.mark.every_postgres
@@ -287,6 +290,175 @@ async def test_connection_lost_at_commit_is_settled_by_the_database(
     assert await engine.submit(kind, 1) == "1"
     assert await stores.look.fetchval("SELECT value FROM mogile_setting WHERE name = 'counter'") == "1"
     assert runs == (1 if committed else 2)
+
+
+def no_reply(connection: asyncpg.Connection) -> NoReturn:
+    connection.terminate()
+    raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_close_without_an_answer_is_settled_with_its_results(
+    stores: Stores, committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One close of the batch is too late: that is known to the lost statement only."""
+    store, runs = await stores.make(lanes=1), 0
+    original = OneStatement.run
+
+    async def run(self: OneStatement[Any, Any], connection: asyncpg.Connection, *rest: Any) -> list[int]:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            if committed:
+                await original(self, connection, *rest)
+            no_reply(connection)
+        return await original(self, connection, *rest)
+
+    monkeypatch.setattr(OneStatement, "run", run)
+    fids = await asyncio.gather(*[store.open(NewUpload(classid=0, dmid=1, dkey="k", devids=(1,))) for _ in range(8)])
+    await stores.look.execute("DELETE FROM tempfile WHERE fid = $1", fids[3])
+    closings = [Closing(fid=fid, dmid=1, dkey=f"k{fid}", length=5, devid=1) for fid in fids]
+    assert await asyncio.gather(*[store.close(c) for c in closings]) == [fid != fids[3] for fid in fids]
+    assert runs == (1 if committed else 2)
+    assert {row[0] for row in await stores.look.fetch("SELECT fid FROM file")} == {*fids} - {fids[3]}
+
+
+async def test_a_statement_that_is_overtaken_by_its_settlement_changes_nothing(stores: Stores) -> None:
+    """It waits for a lock, its connection is given up, and what it was to do is found not to have been done: then it may not do it."""
+    store = await stores.make(lanes=1)
+    fid = await store.open(NewUpload(classid=0, dmid=1, dkey="k", devids=(1,)))
+    items, mark = [Closing(fid=fid, dmid=1, dkey="k", length=5, devid=1)], CommitMark()
+    lost, holder = await connect(stores.dsn), await connect(stores.dsn)
+    assert await CLOSE.make(lost)
+    async with holder.transaction():
+        await holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('1:k', 17))")
+        late = asyncio.create_task(CLOSE.run(lost, items, ["1:k"], mark.lane, mark.next()))
+        async with asyncio.timeout(60):
+            while not await stores.look.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            ):
+                await asyncio.sleep(0.01)
+            for _ in range(2):  # whoever settles may lose its connection too, and asks again
+                assert await settle(lambda: connect(stores.dsn), mark) == (False, [])
+    with pytest.raises(asyncpg.RaiseError, match="settled as not committed"):
+        await late
+    assert await store.upload(fid) is not None
+    assert await stores.look.fetchval("SELECT count(*) FROM file") == 0
+    assert await CLOSE.run(lost, items, ["1:k"], CommitMark().lane, 1) == [fid]
+    for connection in (lost, holder):
+        await connection.close()
+
+
+async def test_a_database_that_does_not_answer_a_close_fails_it_in_bounded_time(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it is settled that nothing was done; somebody else may sit on the key for ever."""
+
+    async def run(self: OneStatement[Any, Any], connection: asyncpg.Connection, *_: Any) -> list[int]:
+        await asyncio.sleep(0.3)
+        no_reply(connection)
+
+    store = await stores.make(lanes=1, retry_seconds=0.5)
+    fid = await store.open(NewUpload(classid=0, dmid=1, dkey="k", devids=(1,)))
+    monkeypatch.setattr(OneStatement, "run", run)
+    async with asyncio.timeout(60):
+        with pytest.raises(StoreUnavailableError):
+            await store.close(Closing(fid=fid, dmid=1, dkey="k", length=5, devid=1))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_uploads_with_further_copies_are_closed_alike_in_one_statement_and_step_by_step(
+    stores: Stores, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not at_once:
+
+        async def cannot(*_: object) -> bool:
+            return False
+
+        monkeypatch.setattr(OneStatement, "make", cannot)
+    store = await stores.make(lanes=1)
+    fids = await asyncio.gather(*[store.open(NewUpload(classid=0, dmid=1, dkey="k", devids=(1,))) for _ in range(5)])
+    plain, copied, late, gone, other = fids
+    copies = {copied: (2, 3), late: (2, 3), gone: (4,)}
+    for fid, devids in copies.items():
+        for devid in devids:
+            assert (fid, devid) == (late, 3) or await store.intend(fid, devid, 60)
+    assert await store.intend(other, 2, 60), "of an upload that is not closed here"
+    await stores.look.execute("DELETE FROM tempfile WHERE fid = $1", gone)
+    results = await asyncio.gather(
+        *[
+            store.close(Closing(fid=f, dmid=1, dkey=f"k{f}", length=5, devid=1, copies=copies.get(f, ()), queue=False))
+            for f in fids[:4]
+        ],
+        return_exceptions=True,
+    )
+    assert isinstance(results[2], CommandError)
+    assert results[2].wire_code == "no_devices"
+    assert results[:2] + results[3:] == [True, True, False]
+    rows = await stores.look.fetch("SELECT fid, devcount FROM file ORDER BY fid")
+    assert [tuple(row) for row in rows] == [(plain, 1), (copied, 3)]
+    rows = await stores.look.fetch("SELECT fid, devid FROM file_on ORDER BY fid, devid")
+    assert [tuple(row) for row in rows] == [(plain, 1), (copied, 1), (copied, 2), (copied, 3)]
+    rows = await stores.look.fetch("SELECT fid, devid FROM mogile_copy_delete ORDER BY fid, devid")
+    assert [tuple(row) for row in rows] == [(late, 2), (gone, 4)]
+    assert [tuple(row) for row in await stores.look.fetch("SELECT fid, devid FROM mogile_copy_intent")] == [(other, 2)]
+    assert {row[0] for row in await stores.look.fetch("SELECT fid FROM tempfile")} == {late, other}
+    functions = await stores.look.fetchval("SELECT count(*) FROM pg_proc WHERE proname ~ '^mogile_close'")
+    assert functions == int(at_once), "the first batch has one upload with copies at least"
+
+
+async def test_a_server_that_takes_no_changes_any_more_is_left_for_another(stores: Stores) -> None:
+    connections = 0
+
+    async def connector() -> asyncpg.Connection:
+        nonlocal connections
+        connections += 1
+        connection = await connect(stores.dsn)
+        if connections == 1:
+            assert await CLOSE.make(connection)
+            await connection.execute("SET default_transaction_read_only = on")
+        return connection
+
+    opener = await stores.make(lanes=1)
+    fid = await opener.open(NewUpload(classid=0, dmid=1, dkey="k", devids=(1,)))
+    engine = await stores.engine(1, connector=connector)
+    await engine._lanes[0].connect()
+    engine._lanes[0]._can[CLOSE] = True
+    assert await FileStore(engine, engine).close(Closing(fid=fid, dmid=1, dkey="k", length=5, devid=1))
+    assert connections == 2, "it was no question what had become of the statement: that would have been a third"
+
+
+@pytest.mark.parametrize("hindrance", ["no right to temporary objects", "another server connection"])
+async def test_where_it_cannot_be_one_statement_a_close_goes_step_by_step(stores: Stores, hindrance: str) -> None:
+    database = urlsplit(stores.dsn).path[1:]
+    role = f"plain_{database}"
+    await stores.look.execute(f"""CREATE ROLE "{role}"; GRANT ALL ON ALL TABLES IN SCHEMA public TO "{role}";
+        GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "{role}"; REVOKE TEMPORARY ON DATABASE "{database}" FROM PUBLIC""")
+    try:
+
+        async def connector() -> asyncpg.Connection:
+            connection = await connect(stores.dsn)
+            if hindrance == "no right to temporary objects":
+                await connection.execute(f'SET ROLE "{role}"')
+            return connection
+
+        engine = await stores.engine(1, connector=connector)
+        store = FileStore(engine, engine)
+        await create(store, "a")
+        if hindrance == "another server connection":
+            connection = engine._lanes[0].connected()
+            assert connection is not None
+            await connection.execute("DISCARD TEMP")
+        fid = await create(store, "b")
+        functions = await stores.look.fetchval("SELECT count(*) FROM pg_proc WHERE proname = 'mogile_close'")
+        assert functions == 0
+        found = await store.lookup(1, "b")
+        assert found is not None
+        assert found.fid == fid
+        await engine.stop()
+    finally:
+        await stores.look.execute(f'GRANT TEMPORARY ON DATABASE "{database}" TO PUBLIC')
+        await stores.look.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
 async def test_an_unreachable_database_fails_requests_in_bounded_time(stores: Stores) -> None:

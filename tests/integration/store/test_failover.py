@@ -19,9 +19,10 @@ import pytest
 from mogile_cli.local.postgres import EmbeddedPostgres
 from mogile_core.errors import CommandError, MogError, StoreUnavailableError
 from mogile_tracker.store.admin import AdminStore
+from mogile_tracker.store.closing import Closing
 from mogile_tracker.store.commits import CommitMark, run_once, settle
 from mogile_tracker.store.engine import BatchKind, Engine
-from mogile_tracker.store.files import Closing, FileStore, NewUpload
+from mogile_tracker.store.files import FileStore, NewUpload
 from mogile_tracker.store.migrate import upgrade
 from mogile_tracker.store.postgres import Database, connect
 from testkit.places import server_folder
@@ -218,7 +219,9 @@ async def test_a_transaction_id_means_another_transaction_after_a_failover(pair:
         )
     finally:
         await another.close()
-    assert await settle(lambda: connect(pair.dsn), mark, seconds=10) is False
+    settled = await settle(lambda: connect(pair.dsn), mark, seconds=10)
+    assert settled is not None
+    assert not settled.committed
 
 
 async def test_a_standby_refuses_and_a_primary_turned_read_only_is_waited_for(pair: Pair) -> None:

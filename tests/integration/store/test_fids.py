@@ -14,8 +14,9 @@ import pytest
 
 from mogile_cli.local.postgres import EmbeddedPostgres
 from mogile_tracker.store import fids
+from mogile_tracker.store.closing import Closing
 from mogile_tracker.store.engine import Engine
-from mogile_tracker.store.files import Closing, FileStore, NewUpload
+from mogile_tracker.store.files import FileStore, NewUpload
 from mogile_tracker.store.migrate import upgrade
 from mogile_tracker.store.postgres import connect
 

@@ -183,8 +183,12 @@ async def _lock(dsn: str, name: str) -> asyncpg.Connection:
     return connection
 
 
-async def test_a_tracker_killed_between_copy_and_commit_leaves_no_bytes_without_a_row(asleep: Any) -> None:
-    """The key's lock is held from outside, so the closing transaction waits after the copy was made; then the tracker dies."""
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_tracker_killed_between_copy_and_commit_leaves_no_bytes_without_a_row(
+    asleep: Any, goes_on: bool
+) -> None:
+    """The key's lock is held from outside, so the closing statement waits after the copy was made; then the tracker dies. Its statement
+    may die with it, or come to its end all the same: nobody was answered, and one is as good as the other."""
     client = asleep.trackers[0].client()
     close = opened(client, "cut")
     fid = fid_of(close)
@@ -197,21 +201,42 @@ async def test_a_tracker_killed_between_copy_and_commit_leaves_no_bytes_without_
     wait_until(lambda: len(copies()) == 2, "the second copy")
     intents = await holder.fetch("SELECT devid FROM mogile_copy_intent WHERE fid = $1", fid)
     assert len(intents) == 1, "the copy is announced before it is made"
+    waits = "FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+    async def waiting() -> bool:
+        return bool(await holder.fetchval(f"SELECT count(*) {waits}"))
+
+    await wait_for(waiting, "the closing statement to wait for the key")
     kill_whole(asleep.trackers[0])
-    await holder.close()
     connection = await asyncpg.connect(asleep.dsn)
-    assert await connection.fetchval("SELECT count(*) FROM file WHERE fid = $1", fid) == 0
-    # What an hour and a minute would do:
-    await connection.execute("UPDATE mogile_copy_intent SET until = 1")
-    await connection.execute("UPDATE tempfile SET createtime = 1")
-    asleep.tracker(retry_base_seconds=0.05, job_idle_seconds=0.1)
-    wait_until(lambda: copies() == [], "all bytes to be deleted")
-    tables = ("mogile_copy_intent", "mogile_copy_delete", "file_on", "tempfile", "file_to_delete2")
+    if not goes_on:
+        assert await connection.fetchval(f"SELECT pg_terminate_backend(pid) {waits}")
+    await holder.close()
 
-    async def forgotten() -> bool:
-        return not sum([await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables])
+    async def rows(*tables: str) -> int:
+        return int(sum([await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables]))
 
-    await wait_for(forgotten, "all rows to go")
+    if goes_on:
+
+        async def closed() -> bool:
+            return await rows("file") == 1
+
+        await wait_for(closed, "the statement to end")
+        assert await rows("file_on") == 2
+        assert await rows("mogile_copy_intent", "mogile_copy_delete", "tempfile", "file_to_delete2") == 0
+    else:
+        # What an hour and a minute would do:
+        await connection.execute("UPDATE mogile_copy_intent SET until = 1")
+        await connection.execute("UPDATE tempfile SET createtime = 1")
+        asleep.tracker(retry_base_seconds=0.05, job_idle_seconds=0.1)
+        wait_until(lambda: copies() == [], "all bytes to be deleted")
+
+        async def forgotten() -> bool:
+            return not await rows(
+                "mogile_copy_intent", "mogile_copy_delete", "file", "file_on", "tempfile", "file_to_delete2"
+            )
+
+        await wait_for(forgotten, "all rows to go")
     await connection.close()
 
 

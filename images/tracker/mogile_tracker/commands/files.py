@@ -11,7 +11,8 @@ from mogile_core.paths import DEVID_MAX, fid_path, fid_url, parse_fid_path
 from mogile_tracker.commands.registry import NOTHING, Call, Pairs, Registry, Tracker, is_number, known_key
 from mogile_tracker.commands.writecopies import discard_further_copies, make_further_copies
 from mogile_tracker.policy.placement import MULTI_DEST_COUNT
-from mogile_tracker.store.files import ClassOutcome, Closing, NewUpload, RenameOutcome, Upload
+from mogile_tracker.store.closing import Closing
+from mogile_tracker.store.files import ClassOutcome, NewUpload, RenameOutcome, Upload
 
 DEVIDS_TEXT_MAX = 60  # width of tempfile.devids
 _ADDRESS_ENDS = frozenset("/?#[]\\\t\r\n")

@@ -2,7 +2,8 @@
 
 A transaction that must not be done twice writes a mark of its own in the same transaction: one row per connection with the number of its
 batch. Whoever lost the connection upserts that row anywhere else: the upsert waits until the lost transaction has ended, and then finds
-its number or does not. A transaction id would not do: after a failover, or a crash, another transaction may have been given the same one.
+its number, or takes its place, so that one that has not left its mark yet cannot any more. A transaction id would not do: after a
+failover, or a crash, another transaction may have been given the same one.
 Marks of connections that are gone are swept.
 """
 
@@ -13,7 +14,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 
@@ -44,10 +45,17 @@ class CommitMark:
         return self.batch
 
 
+class Settled(NamedTuple):
+    """`committed` False: it did not and never will. `outcome`: the numbers it left with its mark."""
+
+    committed: bool
+    outcome: list[int]
+
+
 async def settle(
     connect: Callable[[], Awaitable[asyncpg.Connection]], mark: CommitMark, *, seconds: float = SETTLE_SECONDS_MAX
-) -> bool | None:
-    """True: the transaction committed; False: it did not and never will; None: not to be found out in time."""
+) -> Settled | None:
+    """What became of the last transaction of a lost connection; None: not to be found out in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -57,8 +65,8 @@ async def settle(
             continue
         try:
             async with connection.transaction():
-                last = await connection.fetchval(SQL["settle"], mark.lane)
-            return bool(last == mark.batch)
+                row = await connection.fetchrow(SQL["settle"], mark.lane, mark.batch)
+            return Settled(row["batch"] == mark.batch, row["outcome"] or [])
         except (*UNREACHABLE, *RETRYABLE):
             await asyncio.sleep(SETTLE_PAUSE_SECONDS)
         except asyncpg.PostgresError as error:
@@ -84,11 +92,11 @@ async def run_once(database: Database, work: Callable[[asyncpg.Connection], Awai
             await asyncio.sleep(0.005 * attempt)
         except StoreUnavailableError as error:
             if results:  # it was lost at COMMIT
-                committed = await settle(partial(connect, database.dsn, pooled=database.pooled), mark)
-                if committed:
-                    return results[0]
-                if committed is None:
+                settled = await settle(partial(connect, database.dsn, pooled=database.pooled), mark)
+                if settled is None:
                     raise StoreError("the database was lost at commit and does not know the outcome") from error
+                if settled.committed:
+                    return results[0]
             if attempt > 1:
                 raise
         except asyncpg.PostgresError as error:

@@ -8,8 +8,9 @@ Rules that keep it correct:
   and trackers the keys are locked with `pg_advisory_xact_lock` in sorted order in a statement of its own (`BatchKind.locks`): the next
   statement sees everything committed before the lock was had, and nobody deadlocks;
 - serialization failures, deadlocks and lost races are run again; any other error bisects the batch, so that only the poisoned item fails;
-- a connection lost before COMMIT rolled back, so the batch is run again; one lost *at* COMMIT is settled by the mark that the transaction
-  left (`commits`), on whatever server answers then, so nothing acknowledged is lost and nothing is done twice;
+- a connection lost before COMMIT rolled back, so the batch is run again; one lost *at* COMMIT, or while a batch that is one statement
+  (`onestatement`) is under way, is settled by the mark that the transaction left (`commits`), on whatever server answers then, so nothing
+  acknowledged is lost and nothing is done twice;
 - everything is bounded: pending requests, batch size, retries, and how long a request waits for a lost database.
 """
 
@@ -29,6 +30,7 @@ from mogile_core.errors import MogError, StoreError, StoreUnavailableError
 from mogile_core.runtime.logs import get_log
 from mogile_core.runtime.metrics import Registry
 from mogile_tracker.store.commits import SETTLE_SECONDS_MAX, CommitMark, settle
+from mogile_tracker.store.onestatement import CANNOT, OneStatement
 from mogile_tracker.store.postgres import RETRYABLE, UNREACHABLE, is_bad_value
 from mogile_tracker.store.queries import load
 
@@ -55,6 +57,8 @@ class BatchKind(Generic[ITEM, RESULT]):
     execute: Callable[[asyncpg.Connection, Sequence[ITEM]], Awaitable[Sequence[RESULT | MogError]]]
     keys: Callable[[ITEM], tuple[Hashable, ...]] | None = None
     locks: Callable[[ITEM], tuple[str, ...]] | None = None  # given: runs in a transaction that holds these
+    # Where possible a batch runs so instead of by `execute`; needs `locks`.
+    at_once: Callable[[Sequence[ITEM]], OneStatement[ITEM, RESULT]] | None = None
     on_error: Callable[[BaseException], MogError] | None = None  # the driver's error for a single item -> ours
     batch_max: int = 64
 
@@ -68,9 +72,9 @@ class _Entry:
 
 
 class _CommitLostError(Exception):
-    """The connection went away while COMMIT was under way."""
+    """The connection went away while COMMIT was under way. `results`: from the outcome that the transaction has left, if it committed."""
 
-    def __init__(self, mark: CommitMark, results: Sequence[Any]) -> None:
+    def __init__(self, mark: CommitMark, results: Callable[[Sequence[int]], Sequence[Any]]) -> None:
         super().__init__(str(mark.lane))
         self.mark, self.results = mark, results
 
@@ -216,7 +220,7 @@ class Engine:
     async def _serve(self, lane: _Lane, kind: BatchKind[Any, Any], entries: list[_Entry]) -> None:
         self._batches.inc(kind=kind.name)
         self._items.inc(len(entries), kind=kind.name)
-        races = 0
+        races = losses = 0
         while entries:
             try:
                 results = await self._execute(lane, kind, entries)
@@ -227,9 +231,12 @@ class Engine:
                 settled = await settle(self._connect, lost.mark, seconds=seconds)
                 if settled is None:
                     return _fail(entries, StoreError("the database was lost at commit and does not know the outcome"))
-                if not settled:
+                if not settled.committed:
+                    losses += 1
+                    if losses > 1:  # the time it took to settle the first one is not held against anybody
+                        entries = self._give_up_on_old(entries, lost.__cause__ or lost)
                     continue
-                results = lost.results
+                results = lost.results(settled.outcome)
             except RETRYABLE as error:
                 races += 1
                 self._retries.inc(reason=type(error).__name__)
@@ -281,10 +288,17 @@ class Engine:
                 return await kind.execute(connection, items)
             async with connection.transaction():  # a pooler may give every statement another server connection
                 return await kind.execute(connection, items)
+        names = [name for item in items for name in kind.locks(item)]
+        if kind.at_once is not None and not self._pooled:
+            at_once = kind.at_once(items)
+            try:
+                if await lane.can(at_once):
+                    return await self._execute_at_once(lane, connection, at_once, items, names)
+            except CANNOT:  # a pooler has given us another server connection, say: nothing was done
+                lane.cannot(at_once)
         transaction = connection.transaction()
         await transaction.start()
         try:
-            names = [name for item in items for name in kind.locks(item)]
             await connection.fetchval(SQL["lock_keys"], names, lane.mark.lane, lane.mark.next())
             results = await kind.execute(connection, items)
         except BaseException:
@@ -297,8 +311,24 @@ class Engine:
         try:
             await transaction.commit()
         except UNREACHABLE as error:
-            raise _CommitLostError(lane.mark, results) from error
+            raise _CommitLostError(lane.mark, lambda _: results) from error
         return results
+
+    async def _execute_at_once(
+        self,
+        lane: _Lane,
+        connection: asyncpg.Connection,
+        at_once: OneStatement[Any, Any],
+        items: list[Any],
+        names: list[str],
+    ) -> Sequence[Any]:
+        try:
+            outcome = await at_once.run(connection, items, names, lane.mark.lane, lane.mark.next())
+        except UNREACHABLE as error:
+            if is_bad_value(error) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # nothing was done
+                raise
+            raise _CommitLostError(lane.mark, lambda outcome: at_once.results(items, outcome)) from error
+        return at_once.results(items, outcome)
 
     def _lose(self, lane: _Lane) -> None:
         self.losses += 1
@@ -318,6 +348,7 @@ class _Lane:
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
         self._connect = connect
         self._connection: asyncpg.Connection | None = None
+        self._can: dict[OneStatement[Any, Any], bool] = {}  # what has been made for this connection
         self.mark = CommitMark()
 
     @property
@@ -332,10 +363,22 @@ class _Lane:
     async def connect(self) -> asyncpg.Connection:
         try:
             self._connection = await self._connect()
-            self.mark = CommitMark()
+            self.mark, self._can = CommitMark(), {}
         except asyncpg.PostgresError as error:  # refused for whatever reason (starting, full, closed to us): wait
             raise ConnectionError(str(error)) from error
         return self._connection
+
+    async def can(self, at_once: OneStatement[Any, Any]) -> bool:
+        """Whether the connection runs such batches; the first time it is got ready for them."""
+        known = self._can.get(at_once)
+        if known is None:
+            assert self._connection is not None
+            known = self._can[at_once] = await at_once.make(self._connection)
+        return known
+
+    def cannot(self, at_once: OneStatement[Any, Any]) -> None:
+        """Such batches go step by step until there is another connection."""
+        self._can[at_once] = False
 
     def drop(self) -> None:
         if self._connection is not None:

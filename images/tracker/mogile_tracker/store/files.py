@@ -17,6 +17,7 @@ import asyncpg
 from mogile_core.checksum import Checksum, HashType
 from mogile_core.errors import CommandError, MogError, StoreError
 from mogile_core.runtime.logs import get_log
+from mogile_tracker.store.closing import Closing, close_at_once, close_error, run_close
 from mogile_tracker.store.engine import BatchKind, Engine
 from mogile_tracker.store.fids import Block, FidBlocks, RecentOpens
 from mogile_tracker.store.postgres import UNREACHABLE
@@ -72,20 +73,6 @@ class NewUpload:
     dkey: str
     devids: tuple[int, ...]
     fid: int = 0  # 0: the database gives one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
-    """What create_close commits."""
-
-    fid: int
-    dmid: int
-    dkey: str
-    length: int
-    devid: int
-    checksum: Checksum | None = None
-    copies: tuple[int, ...] = ()  # devices with further copies, announced by `intend` and made
-    queue: bool = True  # whether replication shall look at the file
 
 
 class RenameOutcome(Enum):
@@ -159,10 +146,11 @@ class FileStore:
         )
         self._close = BatchKind(
             name="close",
-            execute=_run_close,
+            execute=run_close,
+            at_once=close_at_once,
             keys=lambda i: ((i.dmid, i.dkey), ("fid", i.fid)),
             locks=lambda i: (_lock(i.dmid, i.dkey),),
-            on_error=_close_error,
+            on_error=close_error,
             batch_max=batch_max,
         )
         self._intend = BatchKind(name="intend", execute=_run_intend, batch_max=batch_max)
@@ -386,51 +374,6 @@ async def _run_intend(connection: asyncpg.Connection, items: Sequence[tuple[int,
     columns = [[item[n] for item in items] for n in range(3)]
     allowed = {(row["fid"], row["devid"]) for row in await connection.fetch(COPIES["intend"], *columns)}
     return [item[:2] in allowed for item in items]
-
-
-async def _run_close(connection: asyncpg.Connection, items: Sequence[Closing]) -> list[bool | MogError]:
-    copies = [(item.fid, devid) for item in items for devid in item.copies]
-    if not copies:
-        closed = await _close(connection, items)
-        return [item.fid in closed for item in items]
-    rows = await connection.fetch(SQL["settle_intents"], *_pairs(copies))
-    standing = {(row["fid"], row["devid"]) for row in rows}
-    ready = [item for item in items if all((item.fid, devid) in standing for devid in item.copies)]
-    closed = await _close(connection, ready)
-    await connection.execute(SQL["place_copies"], *_pairs([copy for copy in standing if copy[0] in closed]))
-    await connection.execute(SQL["discard_copies"], *_pairs([copy for copy in standing if copy[0] not in closed]))
-    late = {item.fid for item in items} - {item.fid for item in ready}
-    return [
-        CommandError("no_devices", "a further copy of the file took too long; close it again")
-        if item.fid in late
-        else item.fid in closed
-        for item in items
-    ]
-
-
-def _pairs(copies: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    return [fid for fid, _ in copies], [devid for _, devid in copies]
-
-
-async def _close(connection: asyncpg.Connection, items: Sequence[Closing]) -> set[int]:
-    rows = await connection.fetch(
-        SQL["close"],
-        [i.fid for i in items],
-        [i.dmid for i in items],
-        [i.dkey for i in items],
-        [i.length for i in items],
-        [i.devid for i in items],
-        [int(i.checksum.hashtype) if i.checksum else None for i in items],
-        [i.checksum.digest if i.checksum else None for i in items],
-        [i.queue for i in items],
-    )
-    return {row["fid"] for row in rows}
-
-
-def _close_error(error: BaseException) -> MogError:
-    if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name == "file_pkey":
-        return CommandError("fid_exists")
-    return StoreError(f"{type(error).__name__}: {error}")
 
 
 async def _run_delete(connection: asyncpg.Connection, items: Sequence[_Key]) -> list[bool | MogError]:

@@ -218,12 +218,14 @@ CREATE TABLE IF NOT EXISTS mogile_copy_intent (
 );
 CREATE INDEX IF NOT EXISTS mogile_copy_intent_until ON mogile_copy_intent (until);
 
--- Proof of commit: the number of the last transaction of every connection that makes changes, written in that transaction itself.
+-- Proof of commit: the number of the last transaction of every connection that makes changes, written in that transaction itself; with
+-- what it gave where that cannot have been told before the commit.
 -- Updated all the time: room on the page keeps the updates in place.
 CREATE TABLE IF NOT EXISTS mogile_commit (
     lane uuid PRIMARY KEY,
     batch bigint NOT NULL,
-    at timestamptz NOT NULL DEFAULT now()
+    at timestamptz NOT NULL DEFAULT now(),
+    outcome bigint[]
 ) WITH (fillfactor = 10);
 
 -- Settings of ours, apart from MogileFS's so that its tools do not trip over them.

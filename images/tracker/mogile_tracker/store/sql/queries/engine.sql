@@ -13,8 +13,11 @@ INSERT INTO mogile_commit (lane, batch) VALUES ($1::uuid, $2::bigint)
 ON CONFLICT (lane) DO UPDATE SET batch = excluded.batch, at = excluded.at;
 
 -- name: settle
--- $1 lane: waits until the lane's lost transaction has ended; the number of the last one that committed, 0 for none.
-INSERT INTO mogile_commit AS m (lane, batch) VALUES ($1::uuid, 0) ON CONFLICT (lane) DO UPDATE SET at = excluded.at RETURNING m.batch;
+-- $1 lane, $2 batch: waits until the lane's lost transaction has ended, if it has left its mark, and takes its place if it has not: a mark
+-- that comes later finds a higher number, and undoes what came with it. `batch` is $2 when that committed, and `outcome` what it gave.
+INSERT INTO mogile_commit AS m (lane, batch) VALUES ($1::uuid, $2::bigint + 1)
+ON CONFLICT (lane) DO UPDATE SET at = excluded.at, batch = CASE WHEN m.batch < $2::bigint THEN excluded.batch ELSE m.batch END
+RETURNING m.batch, m.outcome;
 
 -- name: sweep_commits
 -- $1 limit: marks of connections that are long gone.

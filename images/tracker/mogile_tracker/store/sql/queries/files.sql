@@ -89,7 +89,7 @@ SELECT fid, classid, dmid, devids FROM tempfile WHERE fid = ANY ($1::bigint[]);
 -- name: close
 -- $1 fids, $2 dmids, $3 keys, $4 lengths, $5 devids, $6 hashtypes or NULL, $7 digests or NULL, $8 whether replication is to look at the
 -- file; the keys are locked.
--- The upload's row decides who closes; the old file of the key goes to the delete queue before the new one is inserted (`n` forces the order).
+-- Answers with the fids of those that are closed now. The upload's row decides who closes; the old file of the key goes to the delete queue before the new one is inserted (`n` forces the order).
 WITH i AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::smallint[], $6::smallint[], $7::bytea[], $8::boolean[])
         AS t(fid, dmid, dkey, length, devid, hashtype, digest, queue)
@@ -117,7 +117,7 @@ WITH i AS MATERIALIZED (
     INSERT INTO checksum (fid, hashtype, checksum) SELECT i.fid, i.hashtype, i.digest FROM i JOIN t USING (fid) WHERE i.hashtype IS NOT NULL
     ON CONFLICT (fid) DO UPDATE SET hashtype = excluded.hashtype, checksum = excluded.checksum
 )
-SELECT fid FROM up;
+SELECT array_agg(fid) AS closed FROM up;
 
 -- name: settle_intents
 -- $1 fids, $2 devids: further copies of uploads that are being closed. Those whose intent still stands come back, and it is over; the
