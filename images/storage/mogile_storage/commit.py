@@ -29,7 +29,7 @@ from mogile_storage.latency import Latency
 from mogile_storage.pool import Delivery, Job, Pool
 
 BATCH_JOBS_MAX = 256
-GATHER_JOBS = 8  # a batch costs as much beside its changes as two or three of them, so larger ones gain little
+GATHER_JOBS = 32  # a batch costs as much beside its changes as two or three of them, so larger ones gain little
 GATHER_SECONDS = 0.001
 SYNC_THREADS = 32  # of one device without group commit: so many fsyncs overlap
 QUEUE_JOBS_MAX = 4096
@@ -173,8 +173,9 @@ class GroupCommitter(Pool):
     """One thread; everything that is waiting is one batch with one sync.
 
     What arrives in one turn of the loop is handed over together: one wake-up for all, and the thread does not fight the loop for the
-    interpreter meanwhile. Where several clients are at work a batch is begun when as many have come as were in the last one (GATHER_JOBS
-    at most), or after GATHER_SECONDS: a batch of one costs three times the CPU of one of eight. A lone client never waits.
+    interpreter meanwhile. Where several clients are at work a batch is begun when as many have come as were in the last one or waited
+    behind it (GATHER_JOBS at most), or after GATHER_SECONDS: else they split into two halves, each of which waits for the sync of the
+    other before its own, and a batch of one costs three times the CPU of one of eight. A lone client never waits.
     """
 
     def __init__(
@@ -218,13 +219,17 @@ class GroupCommitter(Pool):
         super()._close()
 
     def _serve(self, slot: int) -> None:
-        last = 0
-        while (batch := self._jobs.get()) is not None:
-            self._gather(batch, min(last, GATHER_JOBS))
-            last = len(batch)
+        waiting: list[Job] = []
+        at_work = 0
+        while (batch := waiting or self._jobs.get()) is not None:
+            self._gather(batch, min(at_work, GATHER_JOBS))
             self._since[slot] = time.monotonic()
             self._work(batch)
             self._since[slot] = 0.0
+            waiting = []
+            self._gather(waiting, 0)  # before the answers: what comes after them may be of the same clients
+            at_work = len(batch) + len(waiting)
+            self._delivery.put(batch)
 
     def _gather(self, batch: list[Job], wanted: int) -> None:
         """Add what waits, and for a moment what is still to come while there are fewer than `wanted`. A turn of the loop is not split,
@@ -254,7 +259,6 @@ class GroupCommitter(Pool):
         self._batch_began = None
         self.batches += 1
         self.changes += len(batch)
-        self._delivery.put(batch)
 
     def _sync(self) -> None:
         began = time.monotonic()

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,31 @@ async def test_with_others_at_work_the_first_waits_for_the_second(store: BlobSto
     clients.put(1)
     await asyncio.sleep(0.05)
     assert clients.answered == 2
+    clients.put(1)
+    await clients.wait(4)
+    assert (clients.committer.batches, clients.committer.changes) == (2, 4)
+
+
+async def test_who_waited_behind_a_batch_goes_with_its_clients(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the clients stay two groups, and each waits for the sync of the other before its own."""
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def sync(_fd: int) -> None:
+        under_way.set()
+        assert go_on.wait(LONG_SECONDS)
+
+    monkeypatch.setattr(commit, "sync_file_system", sync)
+    clients = Clients(store)
+    clients.put(1)
+    await asyncio.to_thread(under_way.wait, LONG_SECONDS)
+    clients.put(2)
+    await asyncio.sleep(0.05)  # handed over
+    go_on.set()
+    await clients.wait(1)
+    await asyncio.sleep(0.05)
+    assert clients.answered == 1, "the two wait for the one that was answered"
     clients.put(1)
     await clients.wait(4)
     assert (clients.committer.batches, clients.committer.changes) == (2, 4)
