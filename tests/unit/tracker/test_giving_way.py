@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mogile_core.runtime.metrics import Registry
 from mogile_core.runtime.workers import BUSY, IDLE, Busy, Step, Throttled, WorkerStatus
-from mogile_tracker.foreground import HELD_SECONDS, STALE_SECONDS, Foreground, ProcessorUse, busyness
+from mogile_tracker.foreground import HELD_SECONDS, STALE_SECONDS, Foreground, ProcessorUse, busyness, needed_seconds
 from mogile_tracker.jobclasses import CLASSES, GIVE_WAY, JOB_MASTER, MONITOR, QUERYWORKER
 from mogile_tracker.policy.giving_way import CALM, PAUSE_SECONDS_MAX, PRESSED, Turns, allowance, urgent_pause_seconds
 from mogile_tracker.workers.giving_way import GivesWay, Pauses
@@ -171,9 +171,16 @@ def test_a_rise_counts_at_once_a_lull_only_when_it_lasts_and_what_is_not_renewed
     assert foreground.busy == 0
 
 
-async def test_processor_time_is_measured_waiting_is_not() -> None:
+async def test_processor_time_is_measured_waiting_for_anything_else_is_not() -> None:
     use = ProcessorUse()
     await asyncio.sleep(0.2)
     assert use.cores() < 0.5
     sum(range(3_000_000))
     assert use.cores() > 0.05
+
+
+def test_waiting_for_a_processor_counts_up_to_as_much_again() -> None:
+    assert needed_seconds(0.3, 0.0) == pytest.approx(0.3)
+    assert needed_seconds(0.3, 0.1) == pytest.approx(0.4)
+    assert needed_seconds(0.3, 0.7) == pytest.approx(0.6)
+    assert needed_seconds(0.02, 0.9) == pytest.approx(0.04), "a crowd of others makes nobody busy who does little"
