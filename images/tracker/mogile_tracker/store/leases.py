@@ -2,7 +2,9 @@
 
 A claim has a random token. While its owner works, a heartbeat renews it; the transaction that writes the result locks the lease rows
 and checks the token (`Lease.fence`), so an owner that was stopped and came back late changes nothing. No transaction is held while
-anything but the database is waited for, and nothing here is tied to a session, so a pooler in transaction mode does no harm.
+anything but the database is waited for, and nothing here is tied to a session, so a pooler in transaction mode does no harm. Claims wait
+for no sync: a crash of PostgreSQL that undoes one lets somebody else claim the same, and the fence stops the first; what was committed
+durably under a claim has made the claim durable, too, because it came before in the log.
 
 Names: `fid:<n>` for one file (replication, moves and deletes exclude each other on it), plain words for jobs that one tracker does.
 """
@@ -82,7 +84,7 @@ class Lease:
             await asyncio.gather(self._beat, return_exceptions=True)
         if self.names:
             try:
-                await self._database.execute(load("leases")["release"], self._token)
+                await self._database.execute(load("leases")["release"], self._token, durable=False)
             except StoreError as problem:
                 log.warning("lease not given back, it will run out", reason=str(problem))
 
@@ -91,7 +93,7 @@ class Lease:
         while True:
             await asyncio.sleep(self._seconds / HEARTBEATS_PER_LEASE)
             try:
-                await self._database.execute(load("leases")["renew"], self._token, self._seconds)
+                await self._database.execute(load("leases")["renew"], self._token, self._seconds, durable=False)
             except StoreError as problem:
                 # The fence decides whether the lease held; a missed beat alone is no reason to stop.
                 log.warning("lease not renewed", reason=str(problem))
@@ -111,7 +113,9 @@ class Leases:
         wanted = sorted(set(names))
         rows = []
         if wanted:
-            rows = await self._database.fetch(load("leases")["acquire"], wanted, self._owner, token, self.seconds)
+            rows = await self._database.fetch(
+                load("leases")["acquire"], wanted, self._owner, token, self.seconds, durable=False
+            )
         return Lease(self._database, token=token, names=frozenset(row["what"] for row in rows), seconds=self.seconds)
 
     async def take_fids(self, fids: Iterable[int]) -> Lease:

@@ -2,7 +2,8 @@
 
 A claim moves a row's `nexttry` a lease time ahead (FOR UPDATE SKIP LOCKED, one short transaction), so the rows of a killed worker are
 due again within seconds. Finishing compares `nexttry` with the claimed value: a row that was queued again while it was worked on stays
-and is looked at once more. All calls work on sets of rows.
+and is looked at once more. All calls work on sets of rows. Claiming, finishing and putting off wait for no sync (`Database.run`): what a
+crash of PostgreSQL undoes of them is due again and found done.
 """
 
 from collections.abc import Iterable, Sequence
@@ -102,14 +103,17 @@ class Queues:
 
     async def claim_replicate(self, limit: int) -> list[Claimed]:
         """Due rows, most urgent first."""
-        rows = await self._database.fetch(self._sql["claim_replicate"], limit, self._claim_seconds)
+        rows = await self._database.fetch(self._sql["claim_replicate"], limit, self._claim_seconds, durable=False)
         return [Claimed(**dict(row)) for row in rows]
 
     async def finish_replicate(self, rows: Sequence[Claimed]) -> None:
         """Drop rows, except those queued again meanwhile."""
         if rows:
             await self._database.execute(
-                self._sql["finish_replicate"], [row.fid for row in rows], [row.nexttry for row in rows]
+                self._sql["finish_replicate"],
+                [row.fid for row in rows],
+                [row.nexttry for row in rows],
+                durable=False,
             )
 
     async def retry_replicate(self, rows: Sequence[PutOff]) -> None:
@@ -124,6 +128,7 @@ class Queues:
                 [each.row.nexttry for each in rows],
                 [each.delay_seconds for each in rows],
                 [min(each.failcount, FAILCOUNT_MAX) for each in rows],
+                durable=False,
             )
 
     async def enqueue_replicate(self, fids: Sequence[int], *, nexttry: int = DUE_NOW) -> None:
@@ -145,7 +150,7 @@ class Queues:
 
     async def claim_delete(self, limit: int) -> list[Claimed]:
         """Due rows of the delete queue."""
-        rows = await self._database.fetch(self._sql["claim_delete"], limit, self._claim_seconds)
+        rows = await self._database.fetch(self._sql["claim_delete"], limit, self._claim_seconds, durable=False)
         return [Claimed(**dict(row)) for row in rows]
 
     async def retry_delete(self, rows: Sequence[PutOff]) -> None:
@@ -172,7 +177,7 @@ class Queues:
             )
 
         if copies or rows:
-            await self._database.run(work)
+            await self._database.run(work, durable=False)
 
     async def expire_tempfiles(self, *, age_seconds: float, limit: int) -> int:
         """Uploads never closed go to the delete queue."""
@@ -187,7 +192,7 @@ class Queues:
 
     async def claim_moves(self, limit: int) -> list[ClaimedMove]:
         """Due moves."""
-        rows = await self._database.fetch(self._sql["claim_moves"], limit, self._claim_seconds)
+        rows = await self._database.fetch(self._sql["claim_moves"], limit, self._claim_seconds, durable=False)
         return [
             ClaimedMove(
                 fid=row["fid"],

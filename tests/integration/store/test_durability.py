@@ -1,0 +1,64 @@
+"""What a transaction of the jobs waits for at its end."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from mogile_tracker.store.copies import Copies
+from mogile_tracker.store.leases import Leases
+from mogile_tracker.store.postgres import Database
+from mogile_tracker.store.queues import Queues
+
+RECORDED = ("file_to_replicate", "file_to_delete2", "mogile_lease", "mogile_copy_intent")
+RECORD = """CREATE TABLE seen (place serial, what text, synced text);
+    CREATE FUNCTION record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO seen (what, synced) VALUES (TG_TABLE_NAME || ' ' || TG_OP, current_setting('synchronous_commit'));
+        RETURN NULL;
+    END $$;"""
+
+
+@pytest.fixture
+async def database(database_dsn: str) -> AsyncIterator[Database]:
+    made = Database(database_dsn, connections=1)
+    yield made
+    await made.close()
+
+
+async def show(connection: asyncpg.Connection) -> str:
+    return str(await connection.fetchval("SHOW synchronous_commit"))
+
+
+async def test_a_transaction_without_a_sync_leaves_the_next_one_as_it_was(database: Database) -> None:
+    assert await database.run(show) == "on"
+    assert await database.run(show, durable=False) == "off"
+    assert await database.run(show) == "on"
+
+
+async def test_who_works_on_what_waits_for_no_sync_and_what_others_rely_on_does(database: Database) -> None:
+    for statement in (RECORD, "INSERT INTO file VALUES (1, 1, 'k', 1, 0, 1)"):
+        await database.run(lambda connection, text=statement: connection.execute(text))
+    for table in RECORDED:
+        await database.execute(
+            f"CREATE TRIGGER record AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION record()"
+        )
+    queues, leases = Queues(database, claim_seconds=15), Leases(database, owner="me")
+    await queues.enqueue_replicate([1])
+    rows = await queues.claim_replicate(10)
+    async with leases.of_files(rows) as (lease, mine, _busy):
+        await Copies(database).intend(lease, [(1, 7, 30.0)])
+        await queues.finish_replicate(mine)
+    await database.execute("INSERT INTO file_to_delete2 (fid, nexttry) VALUES (2, 0)")
+    await queues.finish_delete([], await queues.claim_delete(10), [])
+    seen = [tuple(row) for row in await database.fetch("SELECT what, synced FROM seen ORDER BY place")]
+    assert seen == [
+        ("file_to_replicate INSERT", "on"),
+        ("file_to_replicate UPDATE", "off"),
+        ("mogile_lease INSERT", "off"),
+        ("mogile_copy_intent INSERT", "on"),
+        ("file_to_replicate DELETE", "off"),
+        ("mogile_lease DELETE", "off"),
+        ("file_to_delete2 INSERT", "on"),
+        ("file_to_delete2 UPDATE", "off"),
+        ("file_to_delete2 DELETE", "off"),
+    ]
