@@ -4,12 +4,15 @@ import asyncio
 import base64
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from yarl import URL
+
+from testkit.waiting import wait_for
 
 Http = aiohttp.ClientSession
 
@@ -354,26 +357,40 @@ async def test_metrics_and_health(own_gateway: Any, store: Any, http: Http, auth
     await put(http, gateway.url + "/images/new", b"12345", authorised)
     assert await get(http, gateway.metrics_url + "/healthz") == (200, b"ok\n")
     assert await get(http, gateway.metrics_url + "/readyz") == (200, b"ready\n")
-    async with asyncio.timeout(90):
-        while True:
-            status, page = await get(http, gateway.metrics_url + "/metrics")
-            text = page.decode()
-            if 'method="PUT",code="201"' in text:
-                break
-            await asyncio.sleep(0.1)
-    assert status == 200
-    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert samples['mogile_gateway_requests_total{location="/images/",method="GET",code="200"}'] == "1"
-    assert samples['mogile_gateway_requests_total{location="/images/",method="GET",code="404"}'] == "1"
-    assert samples['mogile_gateway_requests_total{location="/images/",method="PUT",code="201"}'] == "1"
-    assert samples['mogile_gateway_request_duration_seconds_bucket{location="/images/",method="GET",le="+Inf"}'] == "2"
-    assert samples['mogile_gateway_request_duration_seconds_count{location="/images/",method="GET"}'] == "2"
-    assert float(samples['mogile_gateway_sent_bytes_total{location="/images/"}']) > 4
-    assert float(samples['mogile_gateway_received_bytes_total{location="/images/"}']) >= 5
-    assert float(samples['mogile_gateway_tracker_requests_total{command="get_paths",result="ok"}']) == 1
-    assert float(samples['mogile_gateway_tracker_requests_total{command="get_paths",result="error"}']) == 1
-    assert [value for name, value in samples.items() if name.startswith("mogile_gateway_tracker_up{")] == ["1", "1"]
-    assert float(samples['mogile_gateway_connections{state="active"}']) >= 1
+
+    async def counted() -> dict[Any, float]:
+        """The samples by name and labels; a request is counted a moment after its answer."""
+        status, page = await get(http, gateway.metrics_url + "/metrics")
+        found = samples(page.decode())
+        return found if status == 200 and sample("requests_total", method="PUT", code="201") in found else {}
+
+    def sample(name: str, **labels: str) -> Any:
+        return (f"mogile_gateway_{name}", *sorted({"location": "/images/", **labels}.items()))
+
+    found = await wait_for(counted, "the upload to be counted")
+    assert found[sample("requests_total", method="GET", code="200")] == 1
+    assert found[sample("requests_total", method="GET", code="404")] == 1
+    assert found[sample("requests_total", method="PUT", code="201")] == 1
+    assert found[sample("request_duration_seconds_bucket", method="GET", le="+Inf")] == 2
+    assert found[sample("request_duration_seconds_count", method="GET")] == 2
+    assert found[sample("sent_bytes_total")] > 4
+    assert found[sample("received_bytes_total")] >= 5
+    for result in ("ok", "error"):
+        asked = ("mogile_gateway_tracker_requests_total", ("command", "get_paths"), ("result", result))
+        assert found[asked] == 1
+    assert [value for name, value in found.items() if name[0] == "mogile_gateway_tracker_up"] == [1, 1]
+    assert found["mogile_gateway_connections", ("state", "active")] >= 1
+
+
+def samples(page: str) -> dict[Any, float]:
+    """(name, (label, value), ...) -> value, the labels sorted: their order on the page means nothing."""
+    found = {}
+    for line in page.splitlines():
+        if not line.startswith("#"):
+            series, value = line.rsplit(" ", 1)
+            name, _, labels = series.partition("{")
+            found[name, *sorted(re.findall(r'(\w+)="([^"]*)"', labels))] = float(value)
+    return found
 
 
 @pytest.mark.parametrize("kind", ["nginx"], indirect=True)
