@@ -36,6 +36,7 @@ NODES = ("127.0.20.211", "127.0.20.212", "127.0.20.213")
 UPSTREAM_LOOKUP_MS, UPSTREAM_COPY_MS = 0.91, 13.9
 CONNECTIONS = (1, 8, 64, 256)
 BACKLOG = 1_000_000
+LEAD_IN_SECONDS = 3.0
 QUEUED = "SELECT 1 FROM file_to_replicate WHERE nexttry < 2147483647"
 WAITING = "SELECT (SELECT count(*) FROM file_to_replicate) + (SELECT count(*) FROM file_to_delete2)"
 DELETING = "SELECT 1 FROM file_to_delete2 UNION ALL SELECT 1 FROM mogile_copy_delete UNION ALL SELECT 1 FROM mogile_copy_intent"
@@ -256,17 +257,18 @@ def backlog(bench: Bench, files: int) -> None:
 
 
 def with_backlog(bench: Bench, dsn: str, name: str, operation: Operation) -> None:
-    """One operation three ways, in turns; at the end what the jobs do when nobody asks for anything."""
+    """One operation three ways, in turns; slices longer than the pauses of the jobs (5 s at most), measured when they have begun to pause."""
     report, servers = bench.report, bench.pids()
     kinds = {"giving way": Working(), "never giving way": Working()}
     frozen = Measured()
-    for _ in range(2 * bench.slices):
+    for _ in range(bench.slices):
         with bench.jobs_frozen():
-            frozen.results.append(bench.run(operation, 64, bench.seconds))
+            frozen.results.append(bench.run(operation, 64, 3 * bench.seconds))
         for kind, working in kinds.items():
             bench.change("background_share", "" if kind == "giving way" else 100)
+            bench.run(operation, 64, LEAD_IN_SECONDS)
             left, before = data.number(dsn, WAITING), bench.cpu(servers)
-            working.measured.results.append(bench.run(operation, 64, bench.seconds))
+            working.measured.results.append(bench.run(operation, 64, 3 * bench.seconds))
             working.spent.update(cpu_spent(before, bench.cpu(servers), 1))
             working.rows += left - data.number(dsn, WAITING)
     bench.change("background_share", "")
