@@ -257,7 +257,7 @@ def backlog(bench: Bench, files: int) -> None:
 
 
 def with_backlog(bench: Bench, dsn: str, name: str, operation: Operation) -> None:
-    """One operation three ways, in turns; slices longer than the pauses of the jobs (5 s at most), measured when they have begun to pause."""
+    """One operation three ways, in turns; slices longer than the pauses of the jobs (5 s), measured when they have begun to pause."""
     report, servers = bench.report, bench.pids()
     kinds = {"giving way": Working(), "never giving way": Working()}
     frozen = Measured()
