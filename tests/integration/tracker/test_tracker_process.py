@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from mogile_tracker.policy.giving_way import CALM
 from testkit import programs
 from testkit.waiting import wait_until
 
@@ -148,10 +149,11 @@ def test_the_jobs_are_told_how_busy_the_servers_are_and_when_they_no_longer_are(
     def busy_under_load() -> bool:
         client.send(b"noop\r\n" * 3000)
         assert {client.line() for _ in range(3000)} == {b"OK \r\n"}
-        return busy() > 0
+        return busy() > CALM
 
     wait_until(busy_under_load, "the jobs process to see load")
-    wait_until(lambda: busy() == 0, "the load to be over there, too")
+    # Not 0: a server without commands still tells its figures, which is a hundredth of a processor.
+    wait_until(lambda: busy() < CALM, "the load to be over there, too")
 
 
 @pytest.mark.timeout(600)
