@@ -5,6 +5,7 @@ The binaries are those the local cluster is made of. Nothing that is created run
 
 import ssl
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,12 @@ class ApiServer:
         def ready() -> bool:
             for process in self._processes:
                 assert process.poll() is None, (self.folder / "api.log").read_text()[-2000:]
-            with urllib.request.urlopen(request, context=insecure, timeout=20) as answer:
-                return bool(answer.status == 200)
+            try:
+                with urllib.request.urlopen(request, context=insecure, timeout=20) as answer:
+                    return bool(answer.status == 200)
+            except urllib.error.HTTPError as not_yet:
+                not_yet.close()  # else its connection is complained about when some other test runs
+                return False
 
         wait_until(ready, "the API server", 2 * EVENT_SECONDS)
 

@@ -183,29 +183,26 @@ def test_recovery_looks_at_what_is_newer_than_the_mark_only(tmp_path):
     store.close()
 
 
-class Collected:
-    """Takes the place of the event loop."""
-
-    def __init__(self):
-        self.jobs = []
+class NoLoop:
+    """Takes the place of the event loop, which nobody asks."""
 
     def put(self, jobs):
-        self.jobs += jobs
+        pass
 
 
 def committed(store, mark, name, **callbacks):
     """One PUT as a batch of its own, in this thread."""
-    delivery = Collected()
     committer = GroupCommitter(
         "c",
-        delivery,
+        NoLoop(),
         store,
         on_os_error=pytest.fail,
         on_begin=mark.follow,
         **{"on_sync_failure": pytest.fail, **callbacks},
     )
-    committer._work([SmallPut(store, lambda _: None, name, b"content", None, replace=False)])
-    return delivery.jobs[0]
+    job = SmallPut(store, lambda _: None, name, b"content", None, replace=False)
+    committer._work([job])
+    return job
 
 
 def test_recovery_looks_at_what_was_made_after_the_clock_was_set_back(tmp_path):
