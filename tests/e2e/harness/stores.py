@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import cgroups
@@ -26,8 +26,17 @@ from harness.progress import step
 NAMESPACE = "k8s.io"
 IMAGES_FILE = "mogile-images.json"
 IMPORT_TIMEOUT_SECONDS = 300.0
+IMPORT_TRIES = 3
 START_TIMEOUT_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10.0
+# An image that takes the place of another one leaves its layers to the collector; running while the new image is unpacked, that takes away
+# layers both have, and the import ends with "parent snapshot does not exist". So it runs only when it is asked to.
+NO_COLLECTOR = """[plugins."io.containerd.gc.v1.scheduler"]
+  pause_threshold = 0.00001
+  deletion_threshold = 1000000
+  mutation_threshold = 0
+  startup_delay = "1h"
+"""
 
 
 def clone_store(source: Path, target: Path) -> None:
@@ -85,10 +94,10 @@ def _update(layout: ClusterLayout, store: Path, archives: Mapping[str, Path], re
             for reference in removed:
                 run(*ctr, "images", "rm", "--sync", reference, timeout=IMPORT_TIMEOUT_SECONDS)
             for reference, archive in archives.items():
-                run(*ctr, "images", "import", str(archive), timeout=IMPORT_TIMEOUT_SECONDS)
+                _import(ctr, archive)
                 if reference not in run(*ctr, "images", "ls", "-q").stdout.split():
                     raise HarnessError(f"{archive} did not bring {reference}")
-            # Layers of replaced images are dropped by containerd's collector, which runs after a removal.
+            # Layers of replaced images are dropped by containerd's collector, which this asks to run.
             run(*ctr, "content", "prune", "references", check=False)
         finally:
             record.stop(grace_seconds=STOP_GRACE_SECONDS)
@@ -96,12 +105,24 @@ def _update(layout: ClusterLayout, store: Path, archives: Mapping[str, Path], re
                 time.sleep(0.05)
 
 
+def _import(ctr: Sequence[str], archive: Path) -> None:
+    """Import an archive, at most IMPORT_TRIES times: what is there already is kept, so a second try only adds what is missing."""
+    for left in reversed(range(IMPORT_TRIES)):
+        try:
+            run(*ctr, "images", "import", str(archive), timeout=IMPORT_TIMEOUT_SECONDS)
+        except HarnessError:
+            if not left:
+                raise
+        else:
+            return
+
+
 def _start_containerd(layout: ClusterLayout, store: Path, folder: Path, socket: str) -> ProcessRecord:
     config = folder / "config.toml"
     config.write_text(
         f'version = 2\nroot = "{store}"\nstate = "{folder}/state"\noom_score = 0\n'
         f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "{socket}"\n'
-        f'[ttrpc]\n  address = "{socket}.ttrpc"\n'
+        f'[ttrpc]\n  address = "{socket}.ttrpc"\n{NO_COLLECTOR}'
     )
     argv = isolated("containerd", "-c", str(config), keep=[layout.cache, folder])
     return spawn(
