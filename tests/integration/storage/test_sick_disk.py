@@ -173,7 +173,8 @@ def test_data_that_only_nginx_waits_for_takes_the_device_out(caching_node, the):
         assert node.status(1)["message"] == "the device does not answer"
         the.wait_until(lambda: not workers(node) & before, "the worker that hangs is gone")
         node.tell("")
-        assert stuck.result(90) is None, "its connection ended with the worker"
+        # Its connection ended with the worker, unless one of the looks above hung in its place and it came to the next worker.
+        assert stuck.result(90) in (None, (503, b"dev1 is not ready\n"))
     node.wait_state(1, "ready")
     the.wait_until(lambda: node.get(1, 1, port=7580).body == BODY, "nginx serves it again")
 
