@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from prometheus_client import generate_latest
@@ -185,7 +186,7 @@ def _histogram(name: str, metric: Mapping[str, Any], series: Iterable[tuple[Labe
     family = HistogramMetricFamily(name, metric["help"], labels=metric["labels"])
     bounds = [*map(str, metric["buckets"]), "+Inf"]
     for key, value in series:
-        counts = [sum(value[: place + 1]) for place in range(len(bounds))]
+        counts = accumulate(value[: len(bounds)])
         family.add_metric(key, list(zip(bounds, counts, strict=True)), sum_value=value[-2])
     return family
 
