@@ -13,9 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from mogile_core.errors import SettingError
 from mogile_core.runtime.logs import get_log
 from mogile_core.runtime.settings import parse_listen
-from mogile_storage.app import UUID, AgentApp
+from mogile_storage.app import AgentApp
 from mogile_storage.health import Health
 from mogile_storage.http import Application, Connection, sweep
+from mogile_storage.marker import UUID
+from mogile_storage.node import Node
 from mogile_storage.pool import Delivery
 from mogile_storage.registry import Registry
 from mogile_storage.settings import AgentSettings
@@ -53,7 +55,7 @@ async def run(settings: AgentSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     _raise_descriptor_limit()
     registry = Registry(settings, Delivery(loop))
-    app = AgentApp(settings, registry, software_version())
+    app = AgentApp(Node(settings, registry), software_version())
     health = Health(app, registry)
     (health_host, health_port), *_ = parse_listen(settings.http_listen, "http_listen")
     sidechannel = SideChannel(registry, stop.set, parse_networks(settings.admin_from))

@@ -133,7 +133,7 @@ class Health:
         if request.method not in (b"GET", b"HEAD"):
             connection.respond(405, b"Allow: GET, HEAD\r\n" + TEXT, b"only GET and HEAD are known here\n")
         elif path == "/status":
-            self._app.spawn(self._answer_status(request, connection, parse_qs(query)))
+            self._app.node.spawn(self._answer_status(request, connection, parse_qs(query)))
         elif path == "/metrics":
             _answer(request, connection, 200, METRICS, render([self._metrics.snapshot()]))
         elif path == "/healthz":
@@ -188,7 +188,7 @@ class Health:
         for (method, status), count in self._app.requests.items():
             self._requests.values[(method, str(status))] = count
         self._connections.set(len(self._app.connections))
-        puller = self._app.puller
+        puller = self._app.node.puller
         self._pulled.values[()] = puller.copied_files
         self._pulled_bytes.values[()] = puller.copied_bytes
         for reason, count in puller.failed.items():

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 MARKER_NAME = ".mogile-device"
 MARKER_VERSION = 1
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")  # of clusters and volumes
 _FID_DIRECTORY = re.compile(r"\d\Z")
 _IGNORED = frozenset(
     {
