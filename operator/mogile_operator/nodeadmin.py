@@ -4,13 +4,13 @@ A node that does not answer in time has no report; that is an observation, not a
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 
 from mogile_core.errors import NodeError, NodeUnreachableError
+from mogile_core.runtime.logs import get_log
 from mogile_operator.plan.observed import DeviceReport
 from mogile_operator.specs.base import AGENT_HTTP, AGENT_PORT
 
@@ -19,7 +19,7 @@ INITIALISE_SECONDS = 30.0
 ANSWER_BYTES_MAX = 1024 * 1024
 AT_ONCE = 16
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 def _url(address: str, port: int, path: str) -> str:
@@ -77,7 +77,7 @@ class NodeAdmin:
                     return None
                 return read_status(await answer.json(content_type=None))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.debug("no status of storage node %s: %s", address, error)
+            log.debug("no status of storage node", address=address, reason=error)
             return None
 
     async def initialise(self, address: str, devid: int, cluster_id: str, volume_id: str) -> None:

@@ -5,12 +5,14 @@ sentence; anything else that fails ends the pass, because deciding on half a pic
 """
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from mogile_core.errors import MogError
+from mogile_core.runtime.logs import get_log
 from mogile_operator import labels, naming
 from mogile_operator.api.v1alpha1 import Domain, FileClass, StorageCluster
 from mogile_operator.kube import Kube
@@ -28,7 +30,8 @@ from mogile_operator.plan.observed import (
 from mogile_operator.trackeradmin import TrackerAdmin
 
 Obj = dict[str, Any]
-log = logging.getLogger(__name__)
+NAMED = TypeVar("NAMED", Domain, FileClass)
+log = get_log(__name__)
 
 LISTED = (
     "StatefulSet",
@@ -134,19 +137,35 @@ def pinned_machine(volume: Obj | None) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def understood(model: type[NAMED], items: Iterable[Obj]) -> tuple[NAMED, ...]:
+    """Domains or Classes as values. What this version of the operator does not understand (a newer one's, after a downgrade) is left
+    alone and named in the log: it must not keep whole clusters from being healed."""
+    out = []
+    for item in items:
+        try:
+            out.append(model.model_validate(item))
+        except ValidationError as error:
+            meta, first = item["metadata"], error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            log.warning(
+                "object not understood, left alone",
+                kind=model.__name__, namespace=meta.get("namespace"), name=meta["name"], field=where, reason=first["msg"],
+            )  # fmt: skip
+    return tuple(out)
+
+
 def names_of(
     cluster: str, domains: Iterable[Obj], classes: Iterable[Obj]
 ) -> tuple[tuple[Domain, ...], tuple[FileClass, ...]]:
     """The Domains of a cluster and the Classes of those."""
-    mine = tuple(d for d in (Domain.model_validate(item) for item in domains) if d.spec.cluster_ref.name == cluster)
+    mine = tuple(d for d in understood(Domain, domains) if d.spec.cluster_ref.name == cluster)
     known = {domain.metadata.name for domain in mine}
-    parsed = (FileClass.model_validate(item) for item in classes)
-    return mine, tuple(c for c in parsed if c.spec.domain_ref.name in known)
+    return mine, tuple(c for c in understood(FileClass, classes) if c.spec.domain_ref.name in known)
 
 
 async def _view(tracker: TrackerAdmin) -> tuple[TrackerView | None, str]:
     try:
         return await tracker.view(), ""
     except MogError as error:
-        log.info("no tracker view: %s", error)
+        log.info("no tracker view", reason=error)
         return None, f"no tracker answers: {error}"

@@ -18,7 +18,7 @@ from mogile_operator.conditions import as_plain, cluster_status, name_status
 from mogile_operator.events import Recorder
 from mogile_operator.execute import Executor
 from mogile_operator.kube import Kube, KubeError
-from mogile_operator.observe import Observer
+from mogile_operator.observe import Observer, understood
 from mogile_operator.plan.cluster import plan_cluster
 from mogile_operator.plan.names import NameResult
 from mogile_operator.plan.observed import format_time
@@ -129,8 +129,8 @@ class Reconciler:
     async def _orphans(self, namespace: str) -> None:
         """Domains without a cluster, Classes without a Domain or whose cluster is missing: say so, and let deleted ones go."""
         clusters = {item["metadata"]["name"] for item in (await self._kube.list("StorageCluster", namespace)).items}
-        domains = [Domain.model_validate(item) for item in (await self._kube.list("Domain", namespace)).items]
-        classes = [FileClass.model_validate(item) for item in (await self._kube.list("Class", namespace)).items]
+        domains = understood(Domain, (await self._kube.list("Domain", namespace)).items)
+        classes = understood(FileClass, (await self._kube.list("Class", namespace)).items)
         homes = {domain.metadata.name: domain.spec.cluster_ref.name for domain in domains}
         for domain in domains:
             home = domain.spec.cluster_ref.name
