@@ -180,10 +180,18 @@ def test_a_busy_port_is_one_line_and_exit_2(other: Mog) -> None:
     assert state.read(other.data) is None
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
-def test_an_interrupted_start_leaves_no_process(other: Mog, seconds: float) -> None:
+def has_begun(mog: Mog, name: str) -> bool:
+    found = state.read(mog.data)
+    return found is not None and name in {record.name for record in found.processes}
+
+
+@pytest.mark.parametrize("begun", [None, "postgresql", "tracker1", "node2"])
+def test_an_interrupted_start_leaves_no_process(other: Mog, begun: str | None) -> None:
     process = other.begin("local", "up", f"--data={other.data}", *other.place)
-    time.sleep(seconds)
+    if begun is None:
+        time.sleep(0.3)  # while it loads
+    else:
+        wait_until(lambda: has_begun(other, begun), f"the start of {begun}")
     found = state.read(other.data)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=200)
