@@ -10,6 +10,7 @@ Invariants, and why:
 - An equal repeat changes nothing; it is compared byte by byte, because the digest attribute says what was written, not what is there.
 - With `each` every method returns only when file and directory entry are on disk; without, the caller owes one `syncfs` before it
   tells anybody (module commit).
+- A sync that says yes is believed only when the file system takes changes after it (`confirm`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ UNBROKEN_BYTES = (
 _KNOWN_DIRECTORIES_MAX = 100_000
 _NAME_LOCKS = 64
 _AT_EMPTY_PATH = 0x1000
+_CONFIRMED = "user.mogile.confirmed"
 
 
 _copy_ids = CopyIds()
@@ -74,6 +76,7 @@ class BlobStore:
         self.root = root
         self.each = each
         self.records = True  # False: the file system keeps no attributes, so nothing is recorded (and each must be set)
+        self.doubts = False  # True: on ext4, see `confirm`
         self.damaged = DamagedList(self)
         self.quarantined_files = 0
         self.quarantined_bytes = 0
@@ -374,7 +377,9 @@ class BlobStore:
         fd = os.open(temp_name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=self.fd)
         try:
             try:
-                os.write(fd, data)
+                done = 0
+                while done < len(data):  # a nearly full disk takes a part first, and then says what is wrong
+                    done += os.write(fd, data[done:])
                 if sync:
                     os.fsync(fd)
             finally:
@@ -458,6 +463,17 @@ class BlobStore:
             os.fsync(fd)
         finally:
             os.close(fd)
+        self.confirm()
+
+    def confirm(self) -> None:
+        """After a sync: OSError when the file system had stopped taking changes, whatever the sync said.
+
+        When ext4's journal is aborted (a write of its own failed, damaged metadata) what was not committed is dropped, and a sync that
+        begins after that finds nothing to do and succeeds. Giving an attribute the value it has changes nothing on ext4, but the journal
+        is asked for leave first, and an aborted one never gives it again (docs/decisions/0002).
+        """
+        if self.doubts and self.records:
+            os.setxattr(self.fd, _CONFIRMED, b"1")
 
     def _name_lock(self, name: str) -> threading.Lock:
         return self._name_locks[hash(name) % _NAME_LOCKS]

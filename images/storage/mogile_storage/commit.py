@@ -7,7 +7,8 @@ or xfs, the kernel is 5.17 or newer (older ones drop some errors). FUSE looks li
 where fsync says EIO; on a shared file system `syncfs` waits for everybody else's writes.
 
 A failed sync fails every change of its batch and the device with it: the kernel reports such an error once and then forgets it, so
-a second try would lie. Names made by that batch are taken back, since an equal repeat must never find bytes that are not on disk.
+a second try would lie. On ext4 the first may lie already, which is why every sync is confirmed (`BlobStore.confirm`). Names made by
+that batch are taken back, since an equal repeat must never find bytes that are not on disk.
 """
 
 from __future__ import annotations
@@ -86,6 +87,12 @@ def group_commit_refusal(path: str, mountinfo: str | None = None, release: str |
     if version is None or (int(version[1]), int(version[2])) < GROUP_KERNEL_MIN:
         return "the kernel is older than 5.17"
     return None
+
+
+def is_ext(path: str) -> bool:
+    """Whether a directory lies on ext4 (or on ext3, which is the same program)."""
+    mount = mount_of(path)
+    return mount is not None and mount[2] in {"ext3", "ext4"}
 
 
 def _unescape(text: str) -> str:
@@ -264,6 +271,7 @@ class GroupCommitter(Pool):
         began = time.monotonic()
         try:
             sync_file_system(self._store.fd)
+            self._store.confirm()
         finally:
             if self._latency is not None:
                 self._latency.observe(time.monotonic() - began)

@@ -326,6 +326,7 @@ class Device:
         try:
             if not service.store.each:
                 sync_file_system(service.store.fd)
+                service.store.confirm()
             service.mark.write(clean=True, seconds=time.time(), sync=True)
         except OSError as failure:
             log.error("device could not be closed cleanly", devid=self.devid, reason=str(failure))

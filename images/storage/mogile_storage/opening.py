@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mogile_core.runtime.logs import get_log
 from mogile_storage.blob import BlobStore
-from mogile_storage.commit import SYNC_THREADS, GroupCommitter, group_commit_refusal
+from mogile_storage.commit import SYNC_THREADS, GroupCommitter, group_commit_refusal, is_ext
 from mogile_storage.latency import Latency
 from mogile_storage.marker import MARKER_NAME, Marker, State, judge, judge_unmarked, new_marker, read_marker
 from mogile_storage.partials import Partials
@@ -70,6 +70,7 @@ def open_device(place: Place, *, seen_ready: bool, volume_id: str | None) -> Ser
     try:
         marker, fresh = _claim(place, store, seen_ready=seen_ready, volume_id=volume_id)
         _look_for_attributes(place, store)
+        store.doubts = is_ext(place.path)
         reason = mode if mode != "auto" else refusal or "own ext4 or xfs mount"
         if not store.records:
             reason = "no attributes: files half-written at a power cut could not be found"

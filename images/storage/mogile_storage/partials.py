@@ -164,6 +164,11 @@ class Partials:
         with self._lock:
             self._busy.discard(fid)
 
+    def sync(self, fd: int) -> None:
+        """A file here, with what is recorded about it, is on disk."""
+        os.fsync(fd)
+        self._store.confirm()
+
     def gone(self, fid: int) -> None:
         self._known.discard(fid)
         self.free(fid)
@@ -288,7 +293,7 @@ class Part:
     def _record(self, arrived: Arrived) -> None:
         if arrived != self.arrived or not arrived.ranges:
             os.setxattr(self.fd, _ATTRIBUTE, arrived.encode())
-            os.fsync(self.fd)
+            self._partials.sync(self.fd)
         self.arrived = arrived
 
 

@@ -258,17 +258,26 @@ def the() -> Helpers:
 
 @pytest.fixture
 def loop_xfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Factory of mounted file systems on loop images of their own (root): `loop_xfs(mount_point, megabytes, kind)`."""
+    """Factory of mounted file systems on loop images of their own (root): `loop_xfs(mount_point, megabytes, kind)`. `folder`: of the
+    image; `options` are those of mkfs and of mount."""
     if os.geteuid() != 0:
         pytest.skip("loop devices need root")
     mounted: list[Path] = []
 
-    def make(point: Path, megabytes: int = 320, kind: str = "xfs") -> Path:
-        image = tmp_path / f"{kind}{len(mounted)}.img"
+    def make(
+        point: Path,
+        megabytes: int = 320,
+        kind: str = "xfs",
+        *,
+        folder: Path = tmp_path,
+        options: tuple[str, str] = ("", ""),
+    ) -> Path:
+        image = folder / f"{kind}{len(mounted)}.img"
         with image.open("wb") as stream:
             stream.truncate(megabytes << 20)
-        subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, timeout=120)
-        subprocess.run(["mount", "-o", "loop", str(image), str(point)], check=True, timeout=120)
+        subprocess.run([f"mkfs.{kind}", "-q", *options[0].split(), str(image)], check=True, timeout=120)
+        how = ",".join(filter(None, ("loop", options[1])))
+        subprocess.run(["mount", "-o", how, str(image), str(point)], check=True, timeout=120)
         mounted.append(point)
         return point
 
@@ -276,6 +285,18 @@ def loop_xfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     for point in reversed(mounted):
         # Lazily: the node that uses it is ended after this. The namespace is our own, so nobody else keeps it alive.
         subprocess.run(["umount", "-l", str(point)], check=False, timeout=60)
+
+
+@pytest.fixture
+def small_ram(tmp_path: Path) -> Iterator[Path]:
+    """A folder with 64 MB of room (root)."""
+    if os.geteuid() != 0:
+        pytest.skip("a mount needs root")
+    point = tmp_path / "ram"
+    point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(point)], check=True, timeout=20)
+    yield point
+    subprocess.run(["umount", "-l", str(point)], check=False, timeout=20)
 
 
 @pytest.fixture

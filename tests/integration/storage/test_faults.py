@@ -119,6 +119,35 @@ def test_a_failed_sync_is_never_acknowledged_and_fails_the_device(make_node, the
     assert node.log().count("device is failed devid=1") == 1
 
 
+def fill(folder):
+    with contextlib.suppress(OSError), (folder / "filling").open("wb", buffering=0) as stream:
+        for size in (1 << 20, 1 << 12):
+            with contextlib.suppress(OSError):
+                while True:
+                    stream.write(bytes(size))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", ["group", "each"])
+def test_a_sync_that_finds_the_journal_aborted_is_not_believed(make_node, small_ram, loop_xfs, the, mode):
+    """ext4 cannot write its journal (the image has no room to grow), drops what was not committed, and the sync that comes after that
+    has nothing left to do and says yes."""
+    node = make_node(1, start=False, sync_mode=mode, usage_interval_seconds="100", reserve_mb="0")
+    sparse = ("-E lazy_journal_init=1,lazy_itable_init=1", "commit=1,errors=remount-ro")
+    loop_xfs(node.docroot / "dev1", 256, "ext4", folder=small_ram, options=sparse)
+    node.start()
+    assert node.put(1, 1, BODY).status == 201
+    with concurrent.futures.ThreadPoolExecutor(1) as client, injected(node, "fsync,syncfs:delay_enter=4000000"):
+        late = client.submit(node.put, 1, 2, b"")
+        the.wait_until(node.file(1, 2).exists, "the file has its name, and its sync has not begun")
+        fill(small_ram)
+        assert late.result().status == 503
+    assert node.put(1, 3, BODY).status == 503
+    if mode == "group":
+        the.wait_until(lambda: node.status(1)["state"] == "failed", "the device is given up")
+    assert "Read-only file system" in node.log()
+
+
 @pytest.mark.root
 def test_a_full_device_refuses_and_loses_nothing(make_node, loop_xfs, the):
     node = make_node(2, start=False, reserve_mb="0")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import threading
 import time
 from pathlib import Path
@@ -146,6 +147,19 @@ def test_plain_files_are_whole_or_absent(store):
     store.write_plain("usage", b"one")
     store.write_plain("usage", b"two", sync=True)
     assert store.read_plain("usage") == b"two"
+    assert sorted(os.listdir(store.root)) == ["usage"]
+
+
+def test_a_plain_file_that_finds_room_for_a_part_only_is_refused_and_the_old_one_stays(store):
+    store.write_plain("usage", b"one")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # the first write is cut there, the next one fails
+    try:
+        with pytest.raises(OSError, match="too large"):
+            store.write_plain("usage", b"x" * 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.read_plain("usage") == b"one"
     assert sorted(os.listdir(store.root)) == ["usage"]
 
 
