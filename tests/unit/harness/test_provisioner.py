@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.addons import PROVISIONER, storage_class
+from harness.addons import PROVISIONER, objects
 from harness.provisioner import (
     PROVISIONED_BY,
     SELECTED_NODE,
@@ -46,7 +46,7 @@ def volume(
     return {**made, "status": {"phase": phase}}
 
 
-CLASSES = [storage_class()]
+CLASSES = [item for item in objects() if item["kind"] == "StorageClass"]
 
 
 def test_a_claim_waits_until_its_pod_has_a_node() -> None:
