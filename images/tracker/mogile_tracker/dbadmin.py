@@ -59,7 +59,7 @@ async def _plan(settings: DatabaseSettings) -> Plan:
     """Look, say, and give back the plan; StoreError when it must not be carried out."""
     async with opened(settings.dsn, pooled=settings.db_pooled) as connection:
         plan = await look(connection, rolled_out=True)
-        notes, refusals = list(plan.notes), list(plan.refusals)
+        notes, refusals = [*plan.notes, *plan.warnings], list(plan.refusals)
         if plan.origin is Origin.MOGILEFS and not refusals:
             clients = await upstream_jobs(connection)
             if clients:

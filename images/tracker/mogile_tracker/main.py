@@ -126,13 +126,16 @@ def prepare_database(settings: TrackerSettings, dsn: str) -> None:
     deadline = time.monotonic() + settings.db_start_timeout_seconds
     while True:
         try:
-            asyncio.run(upgrade(dsn, pooled=settings.db_pooled))
-            return
+            plan = asyncio.run(upgrade(dsn, pooled=settings.db_pooled))
         except StoreUnavailableError as error:
             if time.monotonic() + settings.db_start_pause_seconds > deadline:
                 raise
             log.warning("waiting for the database", error=error)
             time.sleep(settings.db_start_pause_seconds)
+        else:
+            for warning in plan.warnings:
+                log.warning(warning)
+            return
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""What a transaction of the jobs waits for at its end."""
+"""What a transaction waits for at its end."""
 
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
+from mogile_core.errors import StoreUnavailableError
 from mogile_tracker.store.copies import Copies
 from mogile_tracker.store.leases import Leases
-from mogile_tracker.store.postgres import Database
+from mogile_tracker.store.migrate import upgrade
+from mogile_tracker.store.postgres import Database, connect
 from mogile_tracker.store.queues import Queues
 
 RECORDED = ("file_to_replicate", "file_to_delete2", "mogile_lease", "mogile_copy_intent")
@@ -62,3 +64,41 @@ async def test_who_works_on_what_waits_for_no_sync_and_what_others_rely_on_does(
         ("file_to_delete2 UPDATE", "off"),
         ("file_to_delete2 DELETE", "off"),
     ]
+
+
+@pytest.fixture
+async def hasty_dsn(database_dsn: str) -> str:
+    """A database that has been made faster in the usual way."""
+    connection = await asyncpg.connect(database_dsn)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    await connection.close()
+    return database_dsn
+
+
+async def test_what_is_usual_at_the_server_takes_no_sync_from_us(hasty_dsn: str) -> None:
+    database = Database(hasty_dsn, connections=1)
+    assert await database.run(show, durable=False) == "off"
+    assert await database.run(show) == "on"
+    await database.close()
+    lane = await connect(hasty_dsn)
+    assert await show(lane) == "on"
+    lane.terminate()
+
+
+async def test_behind_a_pooler_a_server_that_does_not_sync_is_refused(hasty_dsn: str) -> None:
+    database = Database(hasty_dsn, connections=1, pooled=True)
+    with pytest.raises(StoreUnavailableError, match=r"synchronous_commit is off .* ALTER ROLE"):
+        await database.run(show)
+    with pytest.raises(StoreUnavailableError, match="synchronous_commit is off"):
+        await upgrade(hasty_dsn, pooled=True)
+
+
+async def test_what_a_server_does_beyond_a_sync_stays(database_dsn: str) -> None:
+    connection = await asyncpg.connect(database_dsn)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = remote_apply')
+    await connection.close()
+    lane = await connect(database_dsn)
+    assert await show(lane) == "remote_apply"
+    lane.terminate()

@@ -1,6 +1,7 @@
 """The database schema: made from nothing, taken over from MogileFS, every statement valid, safe when many start at once."""
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import AsyncIterator
 from importlib import resources
@@ -176,3 +177,9 @@ def test_post_migrations_wait_for_the_last_old_tracker() -> None:
     assert due_migrations(later, frozenset(known[:1]), rolled_out=False) == later[1:4], (
         "of releases before: nobody skips one"
     )
+
+
+async def test_a_server_that_does_not_sync_is_warned_of(connection: asyncpg.Connection) -> None:
+    found = await schema.read_catalogue(connection)
+    assert schema.plan_upgrade(found).warnings == ()
+    assert schema.plan_upgrade(dataclasses.replace(found, fsync=False)).warnings == (schema.FSYNC_OFF,)

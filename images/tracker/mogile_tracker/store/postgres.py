@@ -90,13 +90,15 @@ async def connect(
     command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS,
     statements_kept: int = STATEMENTS_KEPT,
 ) -> asyncpg.Connection:
-    """One connection to a server that takes writes. `pooled`: behind a transaction-mode pooler, so nothing may stick to the session."""
+    """One connection to a server that takes writes, and whose commits are on disk when they return, whatever is usual there. `pooled`:
+    behind a transaction-mode pooler, so nothing may stick to the session; ConnectionError where that would have to.
+    """
     settings = {"application_name": "mogile-tracker"}
     if not pooled:
         # A tracker that is frozen inside a transaction (a stopped process, a paused machine) must not keep its row locks from the others.
         settings["idle_in_transaction_session_timeout"] = f"{IDLE_IN_TRANSACTION_SECONDS * 1000}"
         settings.update(server_settings or {})
-    return await asyncpg.connect(
+    connection = await asyncpg.connect(
         dsn,
         timeout=CONNECT_TIMEOUT_SECONDS,
         command_timeout=command_timeout_seconds,
@@ -104,6 +106,26 @@ async def connect(
         target_session_attrs="read-write",
         server_settings=settings,
     )
+    try:
+        await _insist_on_syncs(connection, pooled=pooled)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _insist_on_syncs(connection: asyncpg.Connection, *, pooled: bool) -> None:
+    """`synchronous_commit` off is a favourite way to make a database of MogileFS's faster. With it a crash takes back uploads that were
+    acknowledged, and rows of copies whose bytes have been deleted since. Other values than off are the operator's choice and stay."""
+    usual = await connection.fetchval("SHOW synchronous_commit", timeout=CONNECT_TIMEOUT_SECONDS)
+    if usual != "off":
+        return
+    if pooled:
+        raise ConnectionError(
+            "synchronous_commit is off for this user, and a crash would take back acknowledged uploads; behind a pooler only the server "
+            "can mend that: ALTER ROLE ... SET synchronous_commit = on"
+        )
+    await connection.execute("SET synchronous_commit = on", timeout=CONNECT_TIMEOUT_SECONDS)
 
 
 class Database:

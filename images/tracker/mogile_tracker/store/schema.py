@@ -77,6 +77,7 @@ class Plan:
     origin: Origin
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     statements: tuple[Statement, ...] = ()  # of schema.sql, to be run
     migrations: tuple[str, ...] = ()  # to be run
@@ -100,6 +101,7 @@ class Catalogue:
 
     encoding: str
     server_version: int
+    fsync: bool
     columns: Mapping[str, Mapping[str, str]]
     indexes: frozenset[str]
     foreign_tables: tuple[str, ...]  # tables of MogileFS's that this user may not alter
@@ -110,6 +112,9 @@ class Catalogue:
     last_fid: int  # what the sequence has given
     highest_fid: int  # what is in use
     byte_order: bool  # keys can be listed in byte order by an index
+
+
+FSYNC_OFF = "PostgreSQL runs with fsync off: when its machine fails, acknowledged uploads are lost, or the whole database; set fsync = on"
 
 
 def migration_files() -> list[str]:
@@ -153,6 +158,7 @@ async def read_catalogue(connection: Any) -> Catalogue:
     return Catalogue(
         encoding=basics["encoding"],
         server_version=basics["version"] // 10000,
+        fsync=basics["fsync"],
         columns=columns,
         indexes=frozenset(row["name"] for row in await connection.fetch(queries["indexes"])),
         foreign_tables=tuple(row["name"] for row in await connection.fetch(queries["not_owned"], tables)),
@@ -210,6 +216,7 @@ def plan_upgrade(found: Catalogue, *, migrations: Sequence[str] | None = None, r
         origin=origin,
         changes=tuple(changes),
         notes=_notes(origin),
+        warnings=() if found.fsync else (FSYNC_OFF,),
         refusals=tuple(_refusals(found)),
         statements=tuple(wanted),
         migrations=tuple(due),

@@ -8,7 +8,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('mogile:index', 0));
 
 -- name: basics
 -- What the server and the database are.
-SELECT current_setting('server_encoding') AS encoding, current_setting('server_version_num')::int AS version;
+SELECT current_setting('server_encoding') AS encoding, current_setting('server_version_num')::int AS version, current_setting('fsync')::bool AS fsync;
 
 -- name: table_exists
 -- $1 table name: is it there?
