@@ -27,6 +27,7 @@ from mogile_storage.blob import BlobStore
 from mogile_storage.copies import Staged, Stored
 from mogile_storage.errors import DeviceUnavailableError
 from mogile_storage.latency import Latency
+from mogile_storage.mounts import mount_of
 from mogile_storage.pool import Delivery, Job, Pool
 
 BATCH_JOBS_MAX = 256
@@ -36,7 +37,6 @@ SYNC_THREADS = 32  # of one device without group commit: so many fsyncs overlap
 QUEUE_JOBS_MAX = 4096
 GROUP_FILE_SYSTEMS = frozenset({"ext4", "xfs"})
 GROUP_KERNEL_MIN = (5, 17)
-_MOUNTINFO = "/proc/self/mountinfo"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RANGE_WRITE = 2
@@ -56,47 +56,19 @@ def start_writeback(fd: int, offset: int, length: int, *, wait: bool) -> None:
     _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(flags))
 
 
-def mount_of(path: str, mountinfo: str | None = None) -> tuple[str, str, str, str] | None:
-    """(mount point, root inside the file system, type, source) of the mount that holds `path`."""
-    if mountinfo is None:
-        with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as stream:
-            mountinfo = stream.read()
-    best: tuple[str, str, str, str] | None = None
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fields, kinds = left.split(" "), right.split(" ")
-        if len(fields) < 6 or len(kinds) < 2:
-            continue
-        root, point = _unescape(fields[3]), _unescape(fields[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and (best is None or len(point) >= len(best[0])):
-            best = (point, root, kinds[0], _unescape(kinds[1]))
-    return best
-
-
 def group_commit_refusal(path: str, mountinfo: str | None = None, release: str | None = None) -> str | None:
     """None when group commit is safe for this device directory, else the reason why not in words."""
     mount = mount_of(path, mountinfo)
-    if mount is None or mount[0] != path:
+    if mount is None or mount.point != path:
         return "the device directory is not a mount point"
-    if mount[1] != "/":
+    if mount.root != "/":
         return "only a part of the file system is mounted here"
-    if mount[2] not in GROUP_FILE_SYSTEMS:
-        return f"file system {mount[2]} is not one of {', '.join(sorted(GROUP_FILE_SYSTEMS))}"
+    if mount.kind not in GROUP_FILE_SYSTEMS:
+        return f"file system {mount.kind} is not one of {', '.join(sorted(GROUP_FILE_SYSTEMS))}"
     version = re.match(r"(\d+)\.(\d+)", release or platform.release())
     if version is None or (int(version[1]), int(version[2])) < GROUP_KERNEL_MIN:
         return "the kernel is older than 5.17"
     return None
-
-
-def is_ext(path: str) -> bool:
-    """Whether a directory lies on ext4 (or on ext3, which is the same program)."""
-    mount = mount_of(path)
-    return mount is not None and mount[2] in {"ext3", "ext4"}
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)
 
 
 class Change(Job):

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from mogile_core.runtime.logs import get_log
 from mogile_storage.blob import BlobStore
-from mogile_storage.commit import SYNC_THREADS, GroupCommitter, group_commit_refusal, is_ext
+from mogile_storage.commit import SYNC_THREADS, GroupCommitter, group_commit_refusal
 from mogile_storage.latency import Latency
 from mogile_storage.marker import MARKER_NAME, Marker, State, judge, judge_unmarked, new_marker, read_marker
+from mogile_storage.mounts import mount_of
 from mogile_storage.partials import Partials
 from mogile_storage.pool import Delivery, Pool
 from mogile_storage.probe import DataProbe
@@ -70,7 +71,7 @@ def open_device(place: Place, *, seen_ready: bool, volume_id: str | None) -> Ser
     try:
         marker, fresh = _claim(place, store, seen_ready=seen_ready, volume_id=volume_id)
         _look_for_attributes(place, store)
-        store.doubts = is_ext(place.path)
+        _look_at_mount(place, store)
         reason = mode if mode != "auto" else refusal or "own ext4 or xfs mount"
         if not store.records:
             reason = "no attributes: files half-written at a power cut could not be found"
@@ -106,6 +107,18 @@ def _claim(place: Place, store: BlobStore, *, seen_ready: bool, volume_id: str |
     if state is State.BLANK and not seen_ready:
         raise NotServedError(State.BLANK, "the volume is empty and was not initialised")
     raise NotServedError(State.LOST, "the marker is missing; another volume may be mounted here")
+
+
+def _look_at_mount(place: Place, store: BlobStore) -> None:
+    mount = mount_of(place.path)
+    if mount is None:
+        return
+    store.doubts = mount.is_ext
+    if mount.without_barriers:
+        log.warning(
+            "the file system is mounted without barriers: a power cut takes back acknowledged files unless the disk's cache outlives it",
+            devid=place.devid, mount=mount.point,
+        )  # fmt: skip
 
 
 def _look_for_attributes(place: Place, store: BlobStore) -> None:

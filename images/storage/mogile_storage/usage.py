@@ -6,8 +6,8 @@ import os
 import time
 from dataclasses import dataclass
 
-from mogile_storage.commit import mount_of
 from mogile_storage.marker import Marker
+from mogile_storage.mounts import mount_of
 
 USAGE_NAME = "usage"
 _DISKSTATS = "/proc/diskstats"
@@ -60,8 +60,8 @@ def usage_text(space: Space, path: str, marker: Marker, damaged: int) -> str:
         "damaged": damaged,
         "cluster": marker.cluster_id,
         "devid": marker.devid,
-        "device": mount[3] if mount else "unknown",
-        "disk": mount[0] if mount else path,
+        "device": mount.source if mount else "unknown",
+        "disk": mount.point if mount else path,
         "time": int(time.time()),
         "total": space.total // 1024,
         "use": f"{use}%",

@@ -1,8 +1,9 @@
-"""Where group commit may be used."""
+"""Where group commit may be used, and what else a mount says about syncs."""
 
 import pytest
 
-from mogile_storage.commit import group_commit_refusal, mount_of
+from mogile_storage.commit import group_commit_refusal
+from mogile_storage.mounts import mount_of
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -40,6 +41,17 @@ def test_group_commit_only_on_a_whole_ext4_or_xfs_of_its_own(path, release, why)
 
 
 def test_the_mount_on_top_counts():
-    assert mount_of("/var/mogdata/dev1/0", MOUNTS)[3] == "/dev/sdd"
-    assert mount_of("/var/mogdata/dev10", MOUNTS)[0] == "/"
+    assert mount_of("/var/mogdata/dev1/0", MOUNTS).source == "/dev/sdd"
+    assert mount_of("/var/mogdata/dev10", MOUNTS).point == "/"
     assert mount_of("/x", "garbage\n") is None
+
+
+def test_a_mount_without_barriers_is_known():
+    line = "36 22 7:5 / /var/mogdata/dev6 rw,noatime - ext4 /dev/sdf rw,nobarrier,data=ordered\n"
+    assert mount_of("/var/mogdata/dev6", MOUNTS + line).without_barriers
+    assert not mount_of("/var/mogdata/dev5", MOUNTS + line).without_barriers
+
+
+def test_which_file_systems_keep_a_journal_that_may_be_aborted():
+    assert [mount_of(f"/var/mogdata/dev{n}", MOUNTS).is_ext for n in (1, 3, 5)] == [True, False, True]
+    assert not mount_of("/x", MOUNTS.splitlines()[1].replace("/var/mogdata/dev1", "/x")).is_ext  # xfs
