@@ -66,39 +66,43 @@ async def test_who_works_on_what_waits_for_no_sync_and_what_others_rely_on_does(
     ]
 
 
-@pytest.fixture
-async def hasty_dsn(database_dsn: str) -> str:
-    """A database that has been made faster in the usual way."""
-    connection = await asyncpg.connect(database_dsn)
+async def usual(dsn: str, setting: str) -> None:
+    """Make it the default of the test's database."""
+    connection = await asyncpg.connect(dsn)
     name = await connection.fetchval("SELECT current_database()")
-    await connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    await connection.execute(f'ALTER DATABASE "{name}" SET {setting}')
     await connection.close()
-    return database_dsn
 
 
-async def test_what_is_usual_at_the_server_takes_no_sync_from_us(hasty_dsn: str) -> None:
-    database = Database(hasty_dsn, connections=1)
-    assert await database.run(show, durable=False) == "off"
-    assert await database.run(show) == "on"
+async def terms(connection: asyncpg.Connection) -> tuple[str, str]:
+    return await show(connection), str(await connection.fetchval("SHOW transaction_isolation"))
+
+
+async def test_what_is_usual_at_the_server_does_not_weaken_our_promises(database_dsn: str) -> None:
+    await usual(database_dsn, "synchronous_commit = off")
+    await usual(database_dsn, "default_transaction_isolation = 'repeatable read'")
+    database = Database(database_dsn, connections=1)
+    assert await database.run(terms, durable=False) == ("off", "read committed")
+    assert await database.run(terms) == ("on", "read committed")
     await database.close()
-    lane = await connect(hasty_dsn)
-    assert await show(lane) == "on"
+    lane = await connect(database_dsn)
+    assert await terms(lane) == ("on", "read committed")
     lane.terminate()
 
 
-async def test_behind_a_pooler_a_server_that_does_not_sync_is_refused(hasty_dsn: str) -> None:
-    database = Database(hasty_dsn, connections=1, pooled=True)
-    with pytest.raises(StoreUnavailableError, match=r"synchronous_commit is off .* ALTER ROLE"):
+@pytest.mark.parametrize("setting", ["synchronous_commit = off", "default_transaction_isolation = 'serializable'"])
+async def test_behind_a_pooler_such_a_server_is_refused_with_the_fix(database_dsn: str, setting: str) -> None:
+    await usual(database_dsn, setting)
+    name = setting.partition(" ")[0]
+    database = Database(database_dsn, connections=1, pooled=True)
+    with pytest.raises(StoreUnavailableError, match=f"ALTER ROLE ... SET {name} = "):
         await database.run(show)
-    with pytest.raises(StoreUnavailableError, match="synchronous_commit is off"):
-        await upgrade(hasty_dsn, pooled=True)
+    with pytest.raises(StoreUnavailableError, match=f"{name} of this database user would lose files"):
+        await upgrade(database_dsn, pooled=True)
 
 
 async def test_what_a_server_does_beyond_a_sync_stays(database_dsn: str) -> None:
-    connection = await asyncpg.connect(database_dsn)
-    name = await connection.fetchval("SELECT current_database()")
-    await connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = remote_apply')
-    await connection.close()
+    await usual(database_dsn, "synchronous_commit = remote_apply")
     lane = await connect(database_dsn)
     assert await show(lane) == "remote_apply"
     lane.terminate()
