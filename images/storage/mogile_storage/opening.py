@@ -147,7 +147,12 @@ def _keeps_attributes(store: BlobStore) -> bool:
 
 
 def _serve(place: Place, store: BlobStore, marker: Marker, reason: str, *, fresh: bool) -> Service:
-    mark = Mark(store)
+    try:
+        mark = Mark(store)
+    except BlockingIOError:
+        raise NotServedError(
+            State.FAILED, "the directory is still in use, by another agent or by a request of before"
+        ) from None
     try:
         store.count_kept()
         partials = Partials(store)

@@ -246,6 +246,22 @@ def test_foreign_devices_do_not_serve(make_node, the):
     assert node.put(2, 1, BODY).status == 503
 
 
+def test_a_second_agent_on_the_same_directories_waits(make_node):
+    """It would call the device clean while the first one is at work, and sweep what that one writes."""
+    first = make_node()
+    assert first.put(1, 1, BODY).status == 201
+    second = make_node(start=False)
+    second.docroot = first.docroot
+    second.start()
+    assert second.status(1)["state"] == "failed"
+    assert "still in use" in second.status(1)["message"]
+    assert second.put(1, 2, BODY).status == 503
+    assert first.put(1, 2, BODY).status == 201
+    first.kill()
+    second.wait_state(1, "ready")
+    assert [second.get(1, fid).body for fid in (1, 2)] == [BODY, BODY]
+
+
 def test_manual_initialisation(make_node, the):
     node = make_node(1, initialise="manual")
     assert node.status(1)["state"] == "blank"
