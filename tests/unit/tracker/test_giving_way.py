@@ -123,7 +123,7 @@ async def steps(busy: float, shares: dict[str, str], *given_steps: Step) -> tupl
 async def test_a_worker_is_throttled_says_so_and_counts_it() -> None:
     made, said, registry = await steps(1.0, {}, BUSY, IDLE, Throttled(60.0))
     assert isinstance(made[0], Throttled)
-    assert made[0].delay_seconds == pytest.approx(0.1 / 0.15 - 0.1)
+    assert made[0].delay_seconds == pytest.approx(0.1 / 0.25 - 0.1)
     assert made[1:] == [IDLE, Throttled(60.0)], "what pauses anyway pauses no longer"
     assert said == ["gives way to commands, as ever", "as ever", "as ever"]
     paused = registry.snapshot()["mogile_worker_gave_way_seconds_total"]["values"]

@@ -105,7 +105,7 @@ ORPHANS_RATE = Tunable(
 )
 BACKGROUND_SHARE = Tunable(
     name="background_share",
-    default="15",
+    default="25",
     help="percent of the time that the jobs of a process work all together while commands come at a high rate; 100: they never give way",
     minimum=1,
     maximum=100,
