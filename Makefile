@@ -6,7 +6,7 @@ LOCKS := tracker storage operator local
 E2E_ARGS ?=
 HARNESS := PYTHONPATH=tests/e2e $(PY) -m harness
 
-.PHONY: help setup lock fmt generate check test demo e2e images cluster-up cluster-down \
+.PHONY: help setup lock fmt generate check test demo e2e images cluster-up cluster-shell cluster-down \
         bench-tracker bench-storage bench-gateway bench-operator clean
 
 help: ## list the targets
@@ -41,6 +41,9 @@ images: setup ## build the images from their Dockerfiles (Docker if it runs, els
 
 cluster-up: setup ## three real Kubernetes nodes on this machine (root), or kind where Docker runs
 	@$(HARNESS) up
+
+cluster-shell: setup ## a shell in which kubectl, helm and curl reach that cluster
+	@$(HARNESS) exec $${SHELL:-bash}
 
 cluster-down: setup ## remove that cluster and everything it made
 	@$(HARNESS) down

@@ -13,6 +13,7 @@ import pytest
 from harness.asserts import node_ready, request, wait_pods_ready
 from harness.errors import HarnessError
 from harness.faults import Faults
+from harness.images import BASE
 from harness.kubectl import Kubectl
 from harness.quantity import MEBIBYTE, parse
 from harness.session import Session
@@ -20,7 +21,7 @@ from harness.wait import wait_until
 
 pytestmark = pytest.mark.smoke
 
-IMAGE = "docker.io/library/mogile-base:dev"
+IMAGE = BASE.reference
 PORT = 8000
 SERVER = f"python3 -m http.server --directory /tmp {PORT}"
 FETCH = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=3).status)"

@@ -86,7 +86,7 @@ def run_command(options: argparse.Namespace, layout: ClusterLayout) -> int:
                 return 0
             cluster.up(layout, wanted)
             print(f"kubeconfig: {layout.kubeconfig}  context: {layout.context}")
-            print("from this machine: python -m harness kubectl ..., python -m harness exec PROGRAM ...")
+            print("make cluster-shell: a shell in which kubectl, helm and curl reach it")
         case "down":
             if use_kind():
                 kind.down()
@@ -127,19 +127,20 @@ def status(layout: ClusterLayout) -> int:
 
 
 def enter(layout: ClusterLayout, command: str, arguments: Sequence[str]) -> None:
-    """Become kubectl, helm or any program inside the client namespace."""
-    tools = build_all()
+    """Become kubectl, helm or any program inside the client namespace; on kind, where there is none, with its kubeconfig."""
     argv = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
-    if command == "kubectl":
-        argv = [tools.kubectl, *argv]
-    elif command == "helm":
-        argv = [tools.helm_program, *argv]
-    if not argv:
+    if command == "exec" and not argv:
         raise HarnessError("exec: name a program")
+    if command != "exec":
+        argv = [command, *argv]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests" / "e2e")}
+    sys.stdout.flush()
+    if use_kind():
+        os.execvpe(argv[0], argv, {**env, "KUBECONFIG": str(kind.kubeconfig())})
+    tools = build_all()
     netns = f"/run/netns/{layout.client_netns}"
     if not os.path.exists(netns):
         raise HarnessError(f"cluster {layout.name} is not running: run `make cluster-up` first")
-    env = {**os.environ, "KUBECONFIG": str(layout.kubeconfig), "PYTHONPATH": str(REPOSITORY / "tests" / "e2e")}
+    env["KUBECONFIG"] = str(layout.kubeconfig)
     env["PATH"] = f"{tools.kubernetes}:{tools.helm}:{env.get('PATH', '')}:{preflight.ADMIN_PATH}"
-    sys.stdout.flush()
     os.execvpe("nsenter", ["nsenter", f"--net={netns}", "--", *argv], env)

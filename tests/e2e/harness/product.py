@@ -48,15 +48,7 @@ class Location:
 
 
 def install_operator(session: Session) -> None:
-    """`helm upgrade --install` of the chart with the images built from this checkout, and wait for it."""
-    images = [
-        "--set",
-        "image.registry=docker.io/library",
-        "--set",
-        "image.tag=dev",
-        "--set",
-        "image.pullPolicy=IfNotPresent",
-    ]
+    """`helm upgrade --install` of the chart as it stands, and wait for it."""
     name = [
         "upgrade",
         "--install",
@@ -66,9 +58,9 @@ def install_operator(session: Session) -> None:
         OPERATOR_NAMESPACE,
         "--create-namespace",
     ]
-    # The tag stays `dev` whatever is in the images: a new annotation makes the pods start from those loaded last.
+    # The tag stays the same whatever is in the images: a new annotation makes the pods start from those loaded last.
     fresh = ["--set-string", f"podAnnotations.harness/installed={secrets.token_hex(4)}"]
-    session.helm(*name, *images, *fresh, "--wait", "--timeout", "400s")
+    session.helm(*name, *fresh, "--wait", "--timeout", "400s")
 
 
 class Product:

@@ -2,8 +2,8 @@
 
 `busy` is how much of the processor the server processes use of what they could use (`foreground`). Up to `CALM` jobs work as they like.
 From there to `PRESSED` the time they may work all together shrinks, and from `PRESSED` on it is the configured share: at 25 % all
-workers of a jobs process together work fifteen seconds of a minute, in turns. What a unit of work took is paid for by the pause after it, so
-the share holds whatever a unit costs, and on a machine that is slow because others use it too.
+workers of a jobs process together work fifteen seconds of a minute, in turns. What a unit of work took is paid for by the pause after
+it, so the share holds whatever a unit costs, and on a machine that is slow because others use it too.
 
 Promises: no pause is longer than `PAUSE_SECONDS_MAX`, so every worker gets on however busy the servers are; a worker whose work is about
 files with a single copy left pays for its own work only, at the share for urgent work.
