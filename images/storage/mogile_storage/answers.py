@@ -12,6 +12,7 @@ from mogile_storage.devices import Device
 from mogile_storage.errors import BadRequestError, DeviceUnavailableError, MissingError, NodeRefusal
 from mogile_storage.http import Connection
 from mogile_storage.pool import Job
+from mogile_storage.request import Request
 from mogile_storage.service import Service
 from mogile_storage.uploads import Upload
 
@@ -54,6 +55,17 @@ def finish(connection: Connection, job: Job, status: int, *, head: bool = False)
         return
     body = job.result if isinstance(job.result, bytes) else b""
     connection.respond(status, b"", b"" if head else body, len(body))
+
+
+def is_small(request: Request, connection: Connection, what: str, limit: int) -> bool:
+    """Whether a body that will be kept in memory says its length, and not too much; else the request has been refused."""
+    if request.length is None:
+        connection.respond(411, TEXT, f"{what} needs a Content-Length\n".encode())
+    elif request.length > limit:
+        connection.respond(413, TEXT, f"{what} may have {limit} bytes at most\n".encode())
+    else:
+        return True
+    return False
 
 
 def writable(device: Device) -> Service:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from mogile_storage.answers import TEXT, refuse
+from mogile_storage.answers import TEXT, is_small, refuse
 from mogile_storage.devices import Device
 from mogile_storage.errors import BadRequestError, DeviceUnavailableError, ForbiddenError, NodeRefusal
 from mogile_storage.http import Connection
@@ -25,11 +25,7 @@ def pull(node: Node, request: Request, connection: Connection, target: Target, *
     del target
     if not known:
         raise ForbiddenError("copy orders need the id of this cluster")
-    if request.length is None:
-        connection.respond(411, TEXT, b"POST needs Content-Length\n")
-        return
-    if request.length > PULL_BODY_BYTES_MAX:
-        connection.respond(413, TEXT, b"too many orders at once\n")
+    if not is_small(request, connection, "a copy order", PULL_BODY_BYTES_MAX):
         return
 
     def whole(body: bytes) -> None:
@@ -59,8 +55,7 @@ def initialise(node: Node, request: Request, connection: Connection, target: Tar
     if not known:
         raise ForbiddenError("initialising a device needs the id of this cluster")
     device = node.device(target)
-    if request.length is None or request.length > INITIALISE_BODY_BYTES_MAX:
-        connection.respond(411 if request.length is None else 413, TEXT, b"a small JSON body is needed\n")
+    if not is_small(request, connection, "initialise", INITIALISE_BODY_BYTES_MAX):
         return
 
     def whole(body: bytes) -> None:

@@ -5,7 +5,17 @@ Order of checks: device, permission, length, room, headers, then the body.
 
 from __future__ import annotations
 
-from mogile_storage.answers import TEXT, UploadSink, accel_line, content_md5, finish, refuse, writable, write_test
+from mogile_storage.answers import (
+    TEXT,
+    UploadSink,
+    accel_line,
+    content_md5,
+    finish,
+    is_small,
+    refuse,
+    writable,
+    write_test,
+)
 from mogile_storage.commit import SmallPut
 from mogile_storage.copies import Stored
 from mogile_storage.devices import Device
@@ -125,11 +135,7 @@ def test_file(node: Node, request: Request, connection: Connection, target: Targ
     """A test file of a tracker's monitor: small, and not synced."""
     del known
     service = writable(node.device(target))
-    if request.length is None:
-        connection.respond(411, TEXT, b"PUT needs Content-Length here\n")
-        return
-    if request.length > TEST_WRITE_BYTES_MAX:
-        connection.respond(413, TEXT, b"too large for a test file\n")
+    if not is_small(request, connection, "a test file", TEST_WRITE_BYTES_MAX):
         return
     md5 = content_md5(request.headers.get(b"content-md5"))
 
