@@ -30,7 +30,8 @@ def test_each_line_is_answered_in_its_place(node):
     expected = ["3 other", "1 deleted", "77 missing", "12345678901 deleted", "2 deleted", "78 missing"]
     assert answer.body.decode().splitlines() == expected
     assert [node.file(1, fid).exists() for fid in ids] == [False, False, True, False]
-    assert order(node, ["3 -", "3 -"]).body == b"3 deleted\n3 missing\n"
+    twice = order(node, ["3 -", "3 -"]).body.decode().splitlines()
+    assert sorted(twice) == ["3 deleted", "3 missing"], "one of them met the copy; which one is nobody's business"
 
 
 def test_a_thousand_copies_in_one_order(node):
