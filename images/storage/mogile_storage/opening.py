@@ -114,6 +114,13 @@ def _look_at_mount(place: Place, store: BlobStore) -> None:
     if mount is None:
         return
     store.doubts = mount.is_ext
+    try:
+        store.confirm()  # now: on a full disk there may be no room for the attribute, and a sync that cannot be confirmed has failed
+    except OSError as failure:
+        if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        store.doubts = False
+        log.warning("no room for the attribute that confirms syncs: they are believed", devid=place.devid)
     if mount.without_barriers:
         log.warning(
             "the file system is mounted without barriers: a power cut takes back acknowledged files unless the disk's cache outlives it",
