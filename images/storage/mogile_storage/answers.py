@@ -9,7 +9,14 @@ import re
 from mogile_core.checksum import HashType, new_digest
 from mogile_core.runtime.logs import get_log
 from mogile_storage.devices import Device
-from mogile_storage.errors import BadRequestError, DeviceUnavailableError, MissingError, NodeRefusal
+from mogile_storage.errors import (
+    BadRequestError,
+    DeviceUnavailableError,
+    LengthRequiredError,
+    MissingError,
+    NodeRefusal,
+    TooLargeError,
+)
 from mogile_storage.http import Connection
 from mogile_storage.pool import Job
 from mogile_storage.request import Request
@@ -57,15 +64,12 @@ def finish(connection: Connection, job: Job, status: int, *, head: bool = False)
     connection.respond(status, b"", b"" if head else body, len(body))
 
 
-def is_small(request: Request, connection: Connection, what: str, limit: int) -> bool:
-    """Whether a body that will be kept in memory says its length, and not too much; else the request has been refused."""
+def check_short(request: Request, what: str, limit: int) -> None:
+    """A body that will be kept in memory says its length (else LengthRequiredError), and not more than `limit` (TooLargeError)."""
     if request.length is None:
-        connection.respond(411, TEXT, f"{what} needs a Content-Length\n".encode())
-    elif request.length > limit:
-        connection.respond(413, TEXT, f"{what} may have {limit} bytes at most\n".encode())
-    else:
-        return True
-    return False
+        raise LengthRequiredError(f"{what} needs a Content-Length")
+    if request.length > limit:
+        raise TooLargeError(f"{what} may have {limit} bytes at most")
 
 
 def writable(device: Device) -> Service:

@@ -50,6 +50,12 @@ def sync_file_system(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def sync_store(store: BlobStore) -> None:
+    """All changes of a store so far are on disk; OSError if not."""
+    sync_file_system(store.fd)
+    store.confirm()
+
+
 def start_writeback(fd: int, offset: int, length: int, *, wait: bool) -> None:
     """`sync_file_range`: begin (and with `wait` finish) writing a range; a hint, errors are left to the fsync that follows."""
     flags = _RANGE_WAIT if wait else _RANGE_WRITE
@@ -242,8 +248,7 @@ class GroupCommitter(Pool):
     def _sync(self) -> None:
         began = time.monotonic()
         try:
-            sync_file_system(self._store.fd)
-            self._store.confirm()
+            sync_store(self._store)
         finally:
             if self._latency is not None:
                 self._latency.observe(time.monotonic() - began)

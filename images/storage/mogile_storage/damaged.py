@@ -32,6 +32,8 @@ class Root(Protocol):
 
     def remove_plain(self, name: str) -> None: ...
 
+    def sync_directory(self, directory: str) -> None: ...
+
 
 class Damaged(NamedTuple):
     """One entry; `copy_id` is `-` for a copy without a record."""
@@ -65,7 +67,7 @@ class DamagedList:
             first = not self._directory_exists()
             self._root.write_plain(_name(entry.fid), b"%b\n" % entry.line().split(b" ", 1)[1].rstrip(), sync=True)
             if first:
-                os.fsync(self._root.fd)
+                self._root.sync_directory("")
             self.count += not known
 
     def clear(self, fid: int) -> bool:

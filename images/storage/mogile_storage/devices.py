@@ -19,7 +19,7 @@ import threading
 import time
 
 from mogile_core.runtime.logs import get_log
-from mogile_storage.commit import GroupCommitter, sync_file_system
+from mogile_storage.commit import GroupCommitter, sync_store
 from mogile_storage.errors import DeviceUnavailableError
 from mogile_storage.latency import Latency
 from mogile_storage.marker import MARKER_NAME, Marker, State, judge, read_marker
@@ -325,8 +325,7 @@ class Device:
         service.close_threads()
         try:
             if not service.store.each:
-                sync_file_system(service.store.fd)
-                service.store.confirm()
+                sync_store(service.store)
             service.mark.write(clean=True, seconds=time.time(), sync=True)
         except OSError as failure:
             log.error("device could not be closed cleanly", devid=self.devid, reason=str(failure))

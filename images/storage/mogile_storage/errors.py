@@ -20,6 +20,18 @@ class BadRequestError(NodeRefusal):
     status = 400
 
 
+class LengthRequiredError(NodeRefusal):
+    """The request must say how long its body is."""
+
+    status = 411
+
+
+class TooLargeError(NodeRefusal):
+    """A body that would have to be kept in memory is too long."""
+
+    status = 413
+
+
 class DigestMismatchError(NodeRefusal):
     """The bytes that arrived do not have the digest that was promised."""
 

@@ -7,6 +7,7 @@ has then; an OSError is the disk's own. Nothing is left open in both cases.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def open_device(place: Place, *, seen_ready: bool, volume_id: str | None) -> Ser
     except FileNotFoundError:
         raise NotServedError(State.LOST, "the directory is gone") from None
     try:
+        _lock(place, store)
         marker, fresh = _claim(place, store, seen_ready=seen_ready, volume_id=volume_id)
         _look_for_attributes(place, store)
         _look_at_mount(place, store)
@@ -79,6 +81,18 @@ def open_device(place: Place, *, seen_ready: bool, volume_id: str | None) -> Ser
     except BaseException:
         store.close()
         raise
+
+
+def _lock(place: Place, store: BlobStore) -> None:
+    """Before anything is written: a second agent on the same directory would call the device clean while the first one is at work, and
+    sweep what that one writes. The lock is the descriptor's and goes with it; a file system without locks is trusted."""
+    try:
+        fcntl.flock(store.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        message = "the directory is still in use, by another agent or by a request of before"
+        raise NotServedError(State.FAILED, message) from None
+    except OSError as failure:
+        log.warning("device cannot be locked against a second agent", devid=place.devid, reason=failure.strerror)
 
 
 def _claim(place: Place, store: BlobStore, *, seen_ready: bool, volume_id: str | None) -> tuple[Marker, bool]:
@@ -154,12 +168,7 @@ def _keeps_attributes(store: BlobStore) -> bool:
 
 
 def _serve(place: Place, store: BlobStore, marker: Marker, reason: str, *, fresh: bool) -> Service:
-    try:
-        mark = Mark(store)
-    except BlockingIOError:
-        raise NotServedError(
-            State.FAILED, "the directory is still in use, by another agent or by a request of before"
-        ) from None
+    mark = Mark(store)
     try:
         store.count_kept()
         partials = Partials(store)

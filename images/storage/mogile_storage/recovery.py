@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mogile_core.runtime.logs import get_log
 from mogile_storage.blob import TEMP_DIRECTORY, BlobStore
 from mogile_storage.copies import digest_of, record_of
 from mogile_storage.folders import directories, fid_names, names
-
-log = get_log(__name__)
 
 MARK_NAME = ".mogile-mark"
 SLACK_SECONDS = 60.0  # small steps of the clock; for larger ones back the mark is moved (`follow`)
@@ -41,20 +37,12 @@ class Recovered:
 
 
 class Mark:
-    """The mark of an open device, locked: a second agent on the same directory would call it clean while this one is at work, and sweep
-    what this one writes. BlockingIOError when somebody else has it; a file system without locks is trusted."""
+    """The mark of an open device."""
 
     def __init__(self, store: BlobStore) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(MARK_NAME, flags, 0o644, dir_fd=store.fd)
         self._seconds = 0.0
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise
-        except OSError as failure:
-            log.warning("the device cannot be locked against a second agent", root=store.root, reason=failure.strerror)
 
     def read(self) -> tuple[bool, float]:
         """(clean, time); (False, 0.0) when there was none or it cannot be read."""

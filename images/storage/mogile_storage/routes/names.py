@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mogile_storage.answers import finish, is_small, refuse, writable
+from mogile_storage.answers import check_short, finish, refuse, writable
 from mogile_storage.commit import Delete, Move
 from mogile_storage.deletes import BODY_BYTES_MAX, parse_deletes, serve_deletes
 from mogile_storage.errors import BadRequestError, NodeRefusal
@@ -35,8 +35,7 @@ def delete_many(node: Node, request: Request, connection: Connection, target: Ta
     """An order for many copies of one device: module deletes."""
     node.known_or_full(known=known)
     service = writable(node.device(target))
-    if not is_small(request, connection, "a delete order", BODY_BYTES_MAX):
-        return
+    check_short(request, "a delete order", BODY_BYTES_MAX)
 
     def whole(body: bytes) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from mogile_storage.answers import TEXT, is_small, refuse
+from mogile_storage.answers import TEXT, check_short, refuse
 from mogile_storage.devices import Device
 from mogile_storage.errors import BadRequestError, DeviceUnavailableError, ForbiddenError, NodeRefusal
 from mogile_storage.http import Connection
@@ -25,8 +25,7 @@ def pull(node: Node, request: Request, connection: Connection, target: Target, *
     del target
     if not known:
         raise ForbiddenError("copy orders need the id of this cluster")
-    if not is_small(request, connection, "a copy order", PULL_BODY_BYTES_MAX):
-        return
+    check_short(request, "a copy order", PULL_BODY_BYTES_MAX)
 
     def whole(body: bytes) -> None:
         try:
@@ -55,8 +54,7 @@ def initialise(node: Node, request: Request, connection: Connection, target: Tar
     if not known:
         raise ForbiddenError("initialising a device needs the id of this cluster")
     device = node.device(target)
-    if not is_small(request, connection, "initialise", INITIALISE_BODY_BYTES_MAX):
-        return
+    check_short(request, "initialise", INITIALISE_BODY_BYTES_MAX)
 
     def whole(body: bytes) -> None:
         try:

@@ -9,9 +9,9 @@ from mogile_storage.answers import (
     TEXT,
     UploadSink,
     accel_line,
+    check_short,
     content_md5,
     finish,
-    is_small,
     refuse,
     writable,
     write_test,
@@ -19,7 +19,7 @@ from mogile_storage.answers import (
 from mogile_storage.commit import SmallPut
 from mogile_storage.copies import Stored
 from mogile_storage.devices import Device
-from mogile_storage.errors import ForbiddenError, NodeRefusal, NoSpaceError
+from mogile_storage.errors import ForbiddenError, LengthRequiredError, NodeRefusal, NoSpaceError
 from mogile_storage.http import SMALL_BODY_BYTES, Connection
 from mogile_storage.node import Node
 from mogile_storage.partials import Arrived, ContentRange, parse_content_range
@@ -44,8 +44,7 @@ def copy(node: Node, request: Request, connection: Connection, target: Target, *
         raise ForbiddenError("replacing a copy needs the id of this cluster")
     length = request.length
     if length is None and not request.chunked:
-        connection.respond(411, TEXT, b"PUT needs Content-Length or chunked encoding\n")
-        return
+        raise LengthRequiredError("PUT needs Content-Length or chunked encoding")
     if (length or 0) > device.room():
         raise NoSpaceError(f"dev{device.devid} has no room for {length or 0} bytes")
     md5 = content_md5(headers.get(b"content-md5"))
@@ -135,8 +134,7 @@ def test_file(node: Node, request: Request, connection: Connection, target: Targ
     """A test file of a tracker's monitor: small, and not synced."""
     del known
     service = writable(node.device(target))
-    if not is_small(request, connection, "a test file", TEST_WRITE_BYTES_MAX):
-        return
+    check_short(request, "a test file", TEST_WRITE_BYTES_MAX)
     md5 = content_md5(request.headers.get(b"content-md5"))
 
     def whole(body: bytes) -> None:
